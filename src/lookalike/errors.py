@@ -1,0 +1,55 @@
+"""Everything lookalike raises on purpose.
+
+LookalikeError            what went wrong; `.hint` is the next thing to type or check
+├── BadPicture            a picture that cannot be used: broken, too large, no picture at all
+├── BadInput              a wrong option, box, filter, table or name
+├── MissingExtra          an optional package is not installed
+├── WeightsError          model weights are absent, damaged or not what their record says
+└── CatalogueError        a catalogue cannot be opened, read or written
+    ├── WrongEncoder      the catalogue was built by another encoder
+    ├── CatalogueBusy     another process is writing to it
+    └── StorageFull       the disk is full; what was acknowledged is kept
+"""
+
+
+class LookalikeError(Exception):
+    """What went wrong, in one line; `hint` says what to do about it ("" where there is nothing to add)."""
+
+    def __init__(self, message: str, hint: str = "") -> None:
+        super().__init__(message)
+        self.hint = hint
+
+
+class BadPicture(LookalikeError):
+    """A picture that cannot be used. In a batch it is reported and skipped, never the end of a run."""
+
+
+class BadInput(LookalikeError):
+    """A wrong option, box, filter, table or name."""
+
+
+class MissingExtra(LookalikeError):
+    """An optional package is not installed."""
+
+    def __init__(self, what: str, extra: str) -> None:
+        super().__init__(f"{what} needs a package that is not installed", f"pip install 'lookalike[{extra}]'")
+
+
+class WeightsError(LookalikeError):
+    """Model weights are absent, damaged or not what their record says."""
+
+
+class CatalogueError(LookalikeError):
+    """A catalogue cannot be opened, read or written."""
+
+
+class WrongEncoder(CatalogueError):
+    """The catalogue was built by another encoder than the one at hand."""
+
+
+class CatalogueBusy(CatalogueError):
+    """Another process is writing to the catalogue."""
+
+
+class StorageFull(CatalogueError):
+    """The disk is full; what was acknowledged before is kept."""

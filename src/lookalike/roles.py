@@ -1,0 +1,96 @@
+"""The exchangeable parts. Implementations need not inherit; a user may pass any object of this shape."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, MutableMapping, Sequence
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Protocol
+
+from lookalike.values import Caption, Counts, Floats, Keys, Maps, Picture, Query, Region, Row, Shortlist
+
+
+class Encoder(Protocol):
+    """Turns regions and words into descriptors. Safe to call from several threads at once."""
+
+    name: str
+    dim: int
+    fingerprint: str  # weights, preprocessing, pooling: a catalogue refuses another one
+
+    def pictures(self, regions: Sequence[Region], captions: Sequence[str] | None = None) -> Floats:
+        """(N,) regions -> (N, D), unit rows."""
+
+    def texts(self, texts: Sequence[str]) -> Floats | None:
+        """(N,) texts -> (N, D) for the same index; None where the encoder has no language."""
+
+    def maps(self, pictures: Sequence[Picture]) -> Maps | None:
+        """(B,) whole pictures -> feature maps (B, C, H, W); None where the encoder has none."""
+
+
+class RegionFinder(Protocol):
+    name: str
+
+    def regions(self, pictures: Sequence[Picture]) -> list[list[Region]]:
+        """For each picture its regions, best first, at least one."""
+
+
+class Captioner(Protocol):
+    name: str  # engine, model, strategy, prompt version
+
+    def captions(self, regions: Sequence[Region]) -> list[Caption]:
+        """One each; a failure is a Caption with `.error`, never an exception for the batch."""
+
+
+class View(Protocol):
+    """A store at one moment: what is written meanwhile does not show. Q queries, N stored regions."""
+
+    generation: int
+
+    def search(
+        self, vectors: Floats, top: int, where: str | None = None, exact: bool = False
+    ) -> tuple[Keys, Floats]:
+        """(Q, D) -> region keys and scores, both (Q, T), T = min(top, regions that pass), best first."""
+
+    def vectors(self, keys: Keys) -> Floats:
+        """Region keys (M,) -> descriptors (M, D)."""
+
+    def owners(self, keys: Keys) -> Keys:
+        """Region keys (M,) -> the keys of their items (M,)."""
+
+    def rows(self, keys: Keys) -> list[Row]:
+        """Region keys (M,) -> what is stored, in the same order."""
+
+    def words(self, text: str, top: int, where: str | None = None) -> tuple[Keys, Floats]:
+        """Full-text search -> item keys and scores (T,), best first."""
+
+    def regions_of(self, items: Keys) -> Keys:
+        """Item keys -> the keys of all their regions, ascending."""
+
+
+class Store(Protocol):
+    """Keeps rows durably. One writer, many readers; readers see each finished batch without reopening."""
+
+    meta: MutableMapping[str, str]  # small facts about the catalogue: encoder, fingerprint, regime
+
+    def view(self) -> AbstractContextManager[View]: ...
+
+    def add(self, rows: Sequence[Row], run: int) -> None:
+        """Upsert by picture (item id, sha256), all or nothing, on disk when it returns."""
+
+    def remove(self, items: Sequence[str]) -> int: ...
+
+    def find(self, sha256s: Sequence[str]) -> list[Row]:
+        """All rows, of whatever item, whose picture has one of these contents."""
+
+    def scan(self) -> Iterator[Row]: ...
+
+    def snapshot(self, folder: Path) -> None: ...
+
+    def count(self) -> Counts: ...
+
+
+class Reranker(Protocol):
+    name: str
+
+    def rerank(self, query: Query, shortlist: Shortlist) -> Shortlist:
+        """The same members in a new order."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, MutableMapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Protocol
@@ -44,7 +44,8 @@ class Captioner(Protocol):
 class View(Protocol):
     """A store at one moment: what is written meanwhile does not show. Q queries, N stored regions."""
 
-    generation: int
+    size: int  # N
+    keys: Keys  # (N,) of all regions, ascending
 
     def search(
         self, vectors: Floats, top: int, where: str | None = None, exact: bool = False
@@ -77,7 +78,39 @@ class Store(Protocol):
     def add(self, rows: Sequence[Row], run: int) -> None:
         """Upsert by picture (item id, sha256), all or nothing, on disk when it returns."""
 
-    def remove(self, items: Sequence[str]) -> int: ...
+    def remove(self, items: Sequence[str]) -> int:
+        """Remove items with their pictures; how many pictures that was. BadInput for an unknown id."""
+
+    def start_run(self) -> int:
+        """A new number for an indexing run, greater than all before."""
+
+    def mark(self, origin: str, sources: Sequence[str], run: int) -> None:
+        """These listed pictures could not be read this time: they have not vanished."""
+
+    def vanished(self, origin: str, run: int) -> Iterator[tuple[str, str]]:
+        """(item id, source) of pictures that `origin` listed once and not in this run."""
+
+    def prune(self, origin: str, run: int) -> int:
+        """Remove the vanished; how many pictures that was."""
+
+    def build_index(self, on_progress: Callable[[int, int], None] | None = None) -> bool:
+        """Bring the approximate index up to date where the gallery's size asks for one; whether it did."""
+
+    def unstaged(self, limit: int, after: int = 0) -> list[tuple[int, Row]]:
+        """The first regions above key `after` that have no staged descriptor, with their keys."""
+
+    def count_unstaged(self) -> int: ...
+
+    def stage(self, keys: Sequence[int] | Keys, vectors: Floats) -> None:
+        """Keep another encoder's descriptors (M, D) of region keys (M,) beside the present ones, on disk."""
+
+    def switch(self, meta: Mapping[str, str]) -> None:
+        """Put the staged descriptors in place and set `meta`, all at once; CatalogueError where one lacks."""
+
+    def discard_staged(self) -> None: ...
+
+    def remove_regions(self, keys: Iterable[int]) -> None:
+        """Remove regions, then pictures and items that have none left."""
 
     def find(self, sha256s: Sequence[str]) -> list[Row]:
         """All rows, of whatever item, whose picture has one of these contents."""
@@ -87,6 +120,13 @@ class Store(Protocol):
     def snapshot(self, folder: Path) -> None: ...
 
     def count(self) -> Counts: ...
+
+    def check(self) -> Iterator[str]:
+        """Every fault in what is stored, in words."""
+
+    def bytes_on_disk(self) -> int: ...
+
+    def close(self) -> None: ...
 
 
 class Reranker(Protocol):

@@ -248,6 +248,22 @@ class Hit:
         }  # fmt: skip
 
 
+class Hits(list[Hit]):
+    """Hits, best first, with what the search found out on the way."""
+
+    def __init__(
+        self,
+        hits: Iterable[Hit],
+        region: Region | None,
+        confident: bool | None,
+        timings_ms: Mapping[str, float],
+    ) -> None:
+        super().__init__(hits)
+        self.region = region  # of the query's picture that was searched; None for words alone
+        self.confident = confident  # None: the catalogue is too small to tell, or nothing to compare
+        self.timings_ms = timings_ms
+
+
 def unit(vectors: Iterable[Sequence[float]] | NDArray[Any]) -> Floats:
     """Rows scaled to L2 norm 1, (..., D) -> (..., D); a zero row stays zero."""
     rows = np.asarray(vectors, np.float32)

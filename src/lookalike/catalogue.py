@@ -1,0 +1,367 @@
+"""A catalogue: add pictures, search them, remove them, look after them."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Self
+
+import numpy as np
+
+from lookalike import images, indexing
+from lookalike.datasets import count, listing, origin_of
+from lookalike.errors import BadInput, WrongEncoder
+from lookalike.indexing import Batch, Skipped
+from lookalike.roles import Encoder, RegionFinder, Reranker, Store, View
+from lookalike.values import Box, Floats, Hit, Hits, Keys, Picture, Query, Region, Row, Shortlist, unit
+
+SHORTLIST = 400  # regions re-ranked; SuperGlobal's M
+WORDS_WEIGHT = 0.2  # what the best full-text match adds to a picture's score
+CROWD = 50  # "no confident match" compares the first item with the median of so many
+CALIBRATION_QUERIES = 500
+FALSE_ACCEPTS = 0.05
+
+Progress = Callable[[int, int | None], None]
+PictureLike = Picture | Path | str | bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """What an indexing run did, and what the catalogue holds after it."""
+
+    listed: int  # pictures and table rows that the sources named
+    items: int
+    pictures: int
+    regions: int
+    encoded: int  # pictures that were new or changed
+    vanished: tuple[tuple[str, str], ...]  # (item, source) no longer listed by a SOURCE of this run
+    pruned: int
+    skipped: tuple[Skipped, ...]
+    seconds: float
+    encoder_seconds: float  # summed over the worker threads
+
+
+class Catalogue:
+    """A gallery on disk with the parts that read it. Made by `lookalike.open`.
+
+    Searching needs no lock and sees every finished batch of a writer in another process. `add`, `remove`
+    and `reindex` take the writer's lock for as long as they run.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        open_writer: Callable[[], AbstractContextManager[Store]],
+        encoder: Encoder,
+        gallery_regions: RegionFinder,
+        query_regions: RegionFinder,
+        reranker: Reranker | None,
+    ) -> None:
+        self.store = store
+        self.encoder = encoder
+        self.reranker = reranker
+        self.open_writer = open_writer
+        self._gallery_regions = gallery_regions
+        self._query_regions = query_regions
+        if store.meta["fingerprint"] != encoder.fingerprint:
+            raise WrongEncoder(
+                f"the catalogue was built by {store.meta['encoder']} ({store.meta['fingerprint']}), "
+                f"not by {encoder.name} ({encoder.fingerprint})",
+                f"search it with that encoder, or run: lookalike reindex CATALOGUE --encoder {encoder.name}",
+            )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        self.store.close()
+
+    def add(
+        self,
+        sources: Path | str | Iterable[Path | str],
+        prune: bool = False,
+        on_progress: Progress | None = None,
+    ) -> Report:
+        """Index folders, tables or single pictures; what is stored and unchanged is not encoded again.
+
+        Durable batch by batch: after a kill, call it again. Pictures that an earlier run found in the same
+        SOURCE and this one did not are reported, and removed with `prune`.
+        """
+        started = time.perf_counter()
+        paths = [sources] if isinstance(sources, Path | str) else list(sources)
+        counted = [count(path) for path in paths]
+        total = None if None in counted else sum(filter(None, counted))
+        done = encoded = pruned = 0
+        encoder_seconds = 0.0
+        skipped: list[Skipped] = []
+        vanished: list[tuple[str, str]] = []
+
+        def on_written(batch: Batch) -> None:
+            nonlocal done, encoded, encoder_seconds
+            done += batch.listed
+            encoded += batch.encoded
+            encoder_seconds += batch.encoder_seconds
+            skipped.extend(batch.skipped)
+            if on_progress:
+                on_progress(done, total)
+
+        with self.open_writer() as store:
+            for path in paths:
+                origin, run = origin_of(path), store.start_run()
+                indexing.index(
+                    listing(path), origin, self.encoder, self._gallery_regions, store, run, on_written
+                )
+                vanished += store.vanished(origin, run)
+                if prune:
+                    pruned += store.prune(origin, run)
+            store.build_index()
+            self.calibrate(store)
+            counts = store.count()
+        return Report(
+            listed=done,
+            items=counts.items,
+            pictures=counts.pictures,
+            regions=counts.regions,
+            encoded=encoded,
+            vanished=tuple(vanished),
+            pruned=pruned,
+            skipped=tuple(skipped),
+            seconds=time.perf_counter() - started,
+            encoder_seconds=encoder_seconds,
+        )
+
+    def remove(self, items: Iterable[str]) -> int:
+        """Remove items with all their pictures; how many pictures that was. BadInput for an unknown id."""
+        with self.open_writer() as store:
+            return store.remove(list(items))
+
+    def search(
+        self,
+        picture: PictureLike | Sequence[PictureLike] | None = None,
+        box: Box | None = None,
+        text: str | None = None,
+        where: str | None = None,
+        top: int = 10,
+    ) -> Hits:
+        """The `top` items closest to a picture, to words, or to both; best first, each with its best region.
+
+        `box` is the object's place in the picture; without it the region finder looks for it. Several
+        pictures are taken as views of one object. `where` is a filter such as "price < 50".
+        """
+        if picture is None and not text:
+            raise BadInput("nothing to search with", "give a picture, words, or both")
+        if top < 1:
+            raise BadInput(f"top is {top}", "ask for at least one hit")
+        clock = _Clock()
+        candidates = self._candidates(picture, box, clock)
+        meaning = self.encoder.texts([text]) if text else None
+        with self.store.view() as view:
+            with clock.stage("search"):
+                words = view.words(text, view.size, where) if text else None
+                if not candidates and meaning is None:
+                    assert words is not None
+                    return Hits(_hits_of_items(view, *words, top), None, None, clock.finish())
+                query = _query([_standing_out(view, views, where) for views in candidates], meaning, text)
+                shortlist = _search(view, query.vector, top, where)
+                confident = self._confident(view, shortlist) if where is None and not text else None
+            with clock.stage("rerank"):
+                shortlist = self._reranked(query, shortlist)
+            if words is not None:
+                shortlist = shortlist.rescored(shortlist.scores + _bonus(view, shortlist.keys, *words))
+            keys, scores = _best_of_items(view, shortlist.keys, shortlist.scores)
+            hits = _hits(view, keys[:top], scores[:top])
+        return Hits(hits, query.regions[0] if query.regions else None, confident, clock.finish())
+
+    def rank(
+        self, queries: Floats, top: int | None = None, group: bool = False, exact: bool = True
+    ) -> Iterator[tuple[Keys, Floats]]:
+        """Rank the gallery for descriptors (Q, D), in blocks of keys and scores, both (B, T), best first.
+
+        Search, re-ranking and grouping are those of `search`. Keys are of regions, or of items with `group`
+        (an item scores as its best region). `top` None ranks all of the gallery; where queries find
+        different numbers of items the rows are filled up with key -1 and score -inf.
+        """
+        with self.store.view() as view:
+            size = view.size if top is None else max(top, SHORTLIST if self.reranker else 0)
+            for start in range(0, len(queries), 64):
+                block = queries[start : start + 64]
+                ranked = []
+                for vector, keys, scores in zip(block, *view.search(block, size, None, exact), strict=True):
+                    shortlist = self._reranked(Query(vector), Shortlist(keys, scores, view.vectors))
+                    keys, scores = shortlist.keys, shortlist.scores
+                    if group:
+                        keys, scores = _best_of_items(view, keys, scores)
+                        keys = view.owners(keys)
+                    ranked.append((keys[:top], scores[:top]))
+                yield _filled(ranked)
+
+    def _reranked(self, query: Query, shortlist: Shortlist) -> Shortlist:
+        """The first `SHORTLIST` in the re-ranker's order, the rest after them as they were."""
+        if self.reranker is None or len(shortlist) == 0:
+            return shortlist
+        head = Shortlist(shortlist.keys[:SHORTLIST], shortlist.scores[:SHORTLIST], shortlist.fetch)
+        head = self.reranker.rerank(query, head)
+        rest = shortlist.scores[SHORTLIST:]
+        if len(rest) == 0:
+            return head
+        below = rest - rest[0] + head.scores[-1]  # a re-ranker has a scale of its own: the order must hold
+        keys = np.concatenate([head.keys, shortlist.keys[SHORTLIST:]])
+        return Shortlist(keys, np.concatenate([head.scores, below]), shortlist.fetch)
+
+    def _candidates(
+        self, picture: PictureLike | Sequence[PictureLike] | None, box: Box | None, clock: _Clock
+    ) -> list[list[tuple[Region, Floats]]]:
+        """For each picture the regions where the object may be, with their descriptors (D,)."""
+        if picture is None:
+            return []
+        views = [picture] if isinstance(picture, Picture | Path | str | bytes) else list(picture)
+        if box is not None and len(views) != 1:
+            raise BadInput("a box goes with one picture", "crop the others, or search with one picture")
+        with clock.stage("decode"):
+            pictures = [_picture(view) for view in views]
+        with clock.stage("region"):
+            found = self._query_regions.regions(pictures) if box is None else [[Region(pictures[0], box)]]
+        with clock.stage("encode"):
+            vectors = iter(self.encoder.pictures([region for regions in found for region in regions]))
+        return [[(region, next(vectors)) for region in regions] for regions in found]
+
+    def _confident(self, view: View, shortlist: Shortlist) -> bool | None:
+        threshold = self.store.meta.get("confident_margin")
+        if threshold is None:
+            return None
+        return _margin(_best_of_items(view, shortlist.keys, shortlist.scores)[1]) >= float(threshold)
+
+    def calibrate(self, store: Store) -> None:
+        """Set the margin that `FALSE_ACCEPTS` of the stored regions reach when their item is left out.
+
+        A catalogue of fewer than `CROWD` other items gets none: `confident` stays None.
+        """
+        with store.view() as view:
+            keys = np.random.default_rng(0).permutation(view.keys)[:CALIBRATION_QUERIES]
+            margins = []
+            for key in keys:
+                found, scores = (block[0] for block in view.search(view.vectors(key[None]), SHORTLIST))
+                others = view.owners(found) != view.owners(key[None])
+                _, scores = _best_of_items(view, found[others], scores[others])
+                if len(scores) >= CROWD:
+                    margins.append(_margin(scores))
+        if len(margins) >= CROWD:
+            store.meta["confident_margin"] = f"{np.quantile(margins, 1 - FALSE_ACCEPTS):.4f}"
+        else:
+            store.meta.pop("confident_margin", None)
+
+
+def _standing_out(
+    view: View, candidates: list[tuple[Region, Floats]], where: str | None
+) -> tuple[Region, Floats]:
+    """Of the regions where the object may be, the one whose first item stands out most from the others.
+
+    The highest score would not do: scenery too may look like something in the gallery, but then like many
+    things at once.
+    """
+    if len(candidates) == 1:
+        return candidates[0]
+    vectors = np.stack([vector for _, vector in candidates])
+    margins = [
+        _margin(_best_of_items(view, keys, scores)[1])
+        for keys, scores in zip(*view.search(vectors, SHORTLIST, where), strict=True)
+    ]
+    return candidates[int(np.argmax(margins))]
+
+
+def _query(views: list[tuple[Region, Floats]], meaning: Floats | None, text: str | None) -> Query:
+    """One descriptor for views of one object, words, or both; `meaning` is (1, D)."""
+    parts = [] if meaning is None else [meaning[0]]
+    if views:
+        parts.append(unit(np.mean([vector for _, vector in views], axis=0)))
+    return Query(unit(np.sum(parts, axis=0)), tuple(region for region, _ in views), text)
+
+
+def _search(view: View, vector: Floats, top: int, where: str | None) -> Shortlist:
+    """At least `SHORTLIST` regions, and as many as it takes for `top` items, where there are so many."""
+    size = SHORTLIST
+    while True:
+        keys, scores = (block[0] for block in view.search(vector[None], size, where))
+        if len(keys) < size or len(np.unique(view.owners(keys))) >= top:
+            return Shortlist(keys, scores, view.vectors)
+        size *= 4
+
+
+def _best_of_items(view: View, keys: Keys, scores: Floats) -> tuple[Keys, Floats]:
+    """A ranking of regions (T,) cut to each item's best region, order kept."""
+    order = np.argsort(-scores, kind="stable")
+    _, first = np.unique(view.owners(keys[order]), return_index=True)
+    kept = order[np.sort(first)]
+    return keys[kept], scores[kept]
+
+
+def _filled(ranked: list[tuple[Keys, Floats]]) -> tuple[Keys, Floats]:
+    longest = max(len(keys) for keys, _ in ranked)
+    keys = np.full((len(ranked), longest), -1, np.int64)
+    scores = np.full((len(ranked), longest), -np.inf, np.float32)
+    for place, (some, reached) in enumerate(ranked):
+        keys[place, : len(some)], scores[place, : len(some)] = some, reached
+    return keys, scores
+
+
+def _margin(scores: Floats) -> float:
+    """How far the first of the items' scores (T,), best first, stands out from the crowd; none gives -inf."""
+    return float(scores[0] - np.median(scores[:CROWD])) if len(scores) else -np.inf
+
+
+def _bonus(view: View, keys: Keys, items: Keys, scores: Floats) -> Floats:
+    """What full-text matches, items (W,) with scores (W,), add to regions (M,): (M,), 0 to `WORDS_WEIGHT`."""
+    if len(items) == 0:
+        return np.zeros(len(keys), np.float32)
+    by_key = np.argsort(items)
+    owners = view.owners(keys)
+    place = by_key[np.searchsorted(items, owners, sorter=by_key).clip(max=len(items) - 1)]
+    matched = np.where(items[place] == owners, scores[place] / scores.max(), 0)
+    return np.asarray(WORDS_WEIGHT * matched, np.float32)
+
+
+def _hits(view: View, keys: Keys, scores: Floats) -> list[Hit]:
+    return [_hit(row, float(score)) for row, score in zip(view.rows(keys), scores, strict=True)]
+
+
+def _hits_of_items(view: View, items: Keys, scores: Floats, top: int) -> list[Hit]:
+    """Hits for words alone: an item is shown by its first region."""
+    firsts = np.array([view.regions_of(items[place : place + 1])[0] for place in range(len(items[:top]))])
+    return _hits(view, firsts.astype(np.int64), scores[:top])
+
+
+def _hit(row: Row, score: float) -> Hit:
+    caption = None if row.caption is None else row.caption.text
+    return Hit(row.item.id, score, row.source, row.box, caption, row.item.title, row.item.attributes)
+
+
+def _picture(given: PictureLike) -> Picture:
+    if isinstance(given, Picture):
+        return given
+    if isinstance(given, bytes):
+        return images.decode(given, "the given bytes")
+    return images.load(given)
+
+
+class _Clock:
+    """Milliseconds by stage of one search."""
+
+    def __init__(self) -> None:
+        self._started = time.perf_counter()
+        self._stages = dict.fromkeys(("decode", "region", "encode", "search", "rerank"), 0.0)
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        started = time.perf_counter()
+        yield
+        self._stages[name] += (time.perf_counter() - started) * 1000
+
+    def finish(self) -> dict[str, float]:
+        total = (time.perf_counter() - self._started) * 1000
+        return {name: round(ms, 3) for name, ms in {**self._stages, "total": total}.items()}

@@ -1,0 +1,364 @@
+"""The command line: parse, open, call, print."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from lookalike import __version__
+from lookalike.errors import LookalikeError
+
+if TYPE_CHECKING:  # loaded by the commands that need them: `--help` answers at once
+    from lookalike.values import Hit, Hits
+
+app = typer.Typer(
+    help="Find the same product in a catalogue from a photo.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+models = typer.Typer(help="Model weights: list, pull, info.", no_args_is_help=True)
+app.add_typer(models, name="models")
+
+CatalogueArgument = Annotated[Path, typer.Argument(metavar="CATALOGUE", help="The catalogue's folder.")]
+InOption = Annotated[Path, typer.Option("--in", metavar="CATALOGUE", help="The catalogue to search.")]
+EncoderOption = Annotated[
+    str | None, typer.Option("--encoder", metavar="NAME", help="Which encoder; see `models list`.")
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
+
+
+def main() -> None:
+    """Run the command line; an error of ours is two lines and exit status 1, never a traceback."""
+    try:
+        app()
+    except LookalikeError as error:
+        typer.echo(f"error: {_printable(str(error))}", err=True)
+        if error.hint:
+            typer.echo(f"hint: {_printable(error.hint)}", err=True)
+        sys.exit(1)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"lookalike {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None: ...
+
+
+@app.command()
+def index(
+    sources: Annotated[
+        list[Path],
+        typer.Argument(metavar="SOURCE...", help="Folders, tables (.csv, .jsonl, .parquet) or pictures."),
+    ],
+    to: Annotated[Path, typer.Option("--to", metavar="CATALOGUE", help="The catalogue, made when absent.")],
+    encoder: EncoderOption = None,
+    regions: Annotated[
+        str | None,
+        typer.Option("--regions", metavar="NAME", help="How objects are found in pictures without a box."),
+    ] = None,
+    prune: Annotated[
+        bool, typer.Option("--prune", help="Remove pictures that SOURCE no longer lists.")
+    ] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Add pictures to a catalogue. Killed or stopped, run it again: what is stored is not encoded twice."""
+    from lookalike.settings import Settings, open_catalogue
+
+    with (
+        open_catalogue(to, Settings(encoder=encoder, regions=regions)) as catalogue,
+        _bar("indexing") as on_progress,
+    ):
+        report = catalogue.add(sources, prune, on_progress)
+    if as_json:
+        _print_json(
+            {
+                "items": report.items,
+                "pictures": report.pictures,
+                "regions": report.regions,
+                "encoded": report.encoded,
+                "vanished": [{"item": item, "source": source} for item, source in report.vanished],
+                "pruned": report.pruned,
+                "skipped": [{"source": skipped.source, "error": skipped.error} for skipped in report.skipped],
+                "seconds": round(report.seconds, 3),
+                "encoder_seconds": round(report.encoder_seconds, 3),
+            }
+        )
+    else:
+        _print_report(report, to)
+    if report.listed == len(report.skipped):
+        raise typer.Exit(1)
+
+
+@app.command()
+def search(
+    catalogue_folder: InOption,
+    pictures: Annotated[
+        list[Path] | None, typer.Argument(metavar="[PICTURE...]", help="Views of one object.")
+    ] = None,
+    text: Annotated[str | None, typer.Option("--text", help="Words: alone, or with a picture.")] = None,
+    box: Annotated[
+        str | None, typer.Option("--box", metavar="X0,Y0,X1,Y1", help="Where the object is, in pixels.")
+    ] = None,
+    where: Annotated[
+        str | None, typer.Option("--where", help="A filter: \"price < 50 and color = 'red'\".")
+    ] = None,
+    top: Annotated[int, typer.Option("--top", "-k", min=1, help="How many items.")] = 10,
+    rerank: Annotated[
+        str | None, typer.Option("--rerank", metavar="NAME|none", help="How hits are re-ranked.")
+    ] = None,
+    regions: Annotated[
+        str | None, typer.Option("--regions", metavar="NAME", help="How the object is found without --box.")
+    ] = None,
+    explain: Annotated[
+        bool, typer.Option("--explain", help="Show why the first hit is first; writes explain.jpg.")
+    ] = False,
+    sheet: Annotated[
+        Path | None, typer.Option("--sheet", metavar="FILE", help="Draw a contact sheet.")
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Find the items of a catalogue that a picture, or words, or both, ask for."""
+    from lookalike.settings import Settings, open_catalogue
+    from lookalike.values import Box
+
+    settings = Settings(query_regions=regions, rerank=rerank)
+    with open_catalogue(catalogue_folder, settings, create=False) as catalogue:
+        asked = [str(picture) for picture in pictures or []]
+        hits = catalogue.search(asked or None, Box.parse(box) if box else None, text, where, top)
+        if as_json:
+            _print_json(_hits_json(hits, asked))
+        else:
+            _print_hits(hits)
+        if sheet is not None:
+            from lookalike.explain import draw_hits
+
+            draw_hits(hits, sheet)
+            _say(f"contact sheet: {sheet}")
+        if explain and hits and hits.region is not None:
+            from lookalike.explain import draw_explanation
+
+            path = (sheet or Path("explain.jpg")).with_name("explain.jpg")
+            draw_explanation(catalogue.encoder, hits, path)
+            _say(f"why the first hit is first: {path}")
+
+
+@app.command()
+def info(
+    catalogue_folder: CatalogueArgument,
+    near_duplicates: Annotated[
+        bool,
+        typer.Option("--near-duplicates", help="List pictures of different items that look almost the same."),
+    ] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """What a catalogue holds and which encoder made it."""
+    from lookalike import upkeep
+    from lookalike.settings import open_catalogue
+
+    with open_catalogue(catalogue_folder, create=False) as catalogue:
+        facts = upkeep.info(catalogue)
+        pairs = list(upkeep.near_duplicates(catalogue)) if near_duplicates else None
+    if as_json:
+        extra = {} if pairs is None else {"near_duplicates": [_pair_json(pair) for pair in pairs]}
+        _print_json(facts | extra)
+        return
+    for name, value in facts.items():
+        typer.echo(f"{name:12} {value:,}" if isinstance(value, int) else f"{name:12} {value}")
+    for pair in pairs or []:
+        typer.echo(
+            _printable(
+                f"{pair.score:.3f}  {pair.items[0]}  {pair.items[1]}  {pair.pictures[0]}  {pair.pictures[1]}"
+            )
+        )
+
+
+@app.command()
+def verify(catalogue_folder: CatalogueArgument, as_json: JsonOption = False) -> None:
+    """Check a catalogue: the table, every descriptor, and the index against exact search."""
+    from lookalike import upkeep
+    from lookalike.settings import open_catalogue
+
+    with open_catalogue(catalogue_folder, create=False) as catalogue:
+        found = upkeep.verify(catalogue)
+    if as_json:
+        _print_json(
+            {
+                "sound": found.sound,
+                "problems": list(found.problems),
+                "queries": found.queries,
+                "recall_at_10": found.recall_at_10,
+                "recall_at_400": found.recall_at_400,
+            }
+        )
+    else:
+        for problem in found.problems:
+            typer.echo(problem)
+        recalls = f"recall@10 {found.recall_at_10:.3f}, recall@400 {found.recall_at_400:.3f}"
+        typer.echo(
+            f"{'sound' if found.sound else 'NOT SOUND'}: {recalls} on {found.queries} stored descriptors"
+        )
+    if not found.sound:
+        raise typer.Exit(1)
+
+
+@app.command()
+def export(
+    catalogue_folder: CatalogueArgument,
+    out: Annotated[Path, typer.Option("--out", metavar="FILE", help="A .jsonl, .csv or .parquet file.")],
+) -> None:
+    """Write a catalogue's items and regions as a table that `index` reads."""
+    from lookalike import upkeep
+    from lookalike.settings import open_catalogue
+
+    with open_catalogue(catalogue_folder, create=False) as catalogue:
+        _say(f"{upkeep.export(catalogue, out):,} regions written to {out}")
+
+
+@app.command()
+def remove(
+    catalogue_folder: CatalogueArgument,
+    items: Annotated[list[str], typer.Argument(metavar="ITEM...", help="Ids of items.")],
+) -> None:
+    """Remove items with all their pictures from a catalogue. The picture files stay."""
+    from lookalike.settings import open_catalogue
+
+    with open_catalogue(catalogue_folder, create=False) as catalogue:
+        _say(f"{catalogue.remove(items):,} pictures removed")
+
+
+@app.command()
+def reindex(
+    catalogue_folder: CatalogueArgument,
+    encoder: Annotated[str, typer.Option("--encoder", metavar="NAME", help="The new encoder.")],
+    prune: Annotated[
+        bool, typer.Option("--prune", help="Remove pictures that cannot be read any more.")
+    ] = False,
+) -> None:
+    """Encode a catalogue anew with another encoder and switch to it in one step."""
+    from lookalike import upkeep
+    from lookalike.settings import open_catalogue, open_encoder
+
+    with open_catalogue(catalogue_folder, create=False) as catalogue, _bar("encoding") as on_progress:
+        lost = upkeep.reindex(catalogue, open_encoder(encoder), prune, on_progress)
+    for skipped in lost:
+        _say(f"removed {skipped.source}: {skipped.error}")
+    _say(f"{catalogue_folder} is now searched with {encoder}")
+
+
+@app.command()
+def demo(
+    to: Annotated[Path, typer.Option("--out", metavar="FOLDER", help="Where the demo is built.")] = Path(
+        "demo"
+    ),
+) -> None:
+    """Build a catalogue from real product photographs, search it with street-like pictures, and measure."""
+    from lookalike.demo import run_demo
+
+    with _bar("demo") as on_progress:
+        run_demo(to, _say, on_progress)
+
+
+def _print_report(report: Any, to: Path) -> None:
+    rate = f", {report.encoded / report.seconds:.0f} pictures/s" if report.encoded else ""
+    _say(
+        f"{to}: {report.items:,} items, {report.pictures:,} pictures, {report.regions:,} regions "
+        f"({report.encoded:,} pictures encoded in {report.seconds:.1f} s{rate})"
+    )
+    for skipped in report.skipped:
+        _say(f"  skipped: {skipped.error}")
+    if report.vanished:
+        gone = "removed" if report.pruned else "still in the catalogue; --prune removes them"
+        _say(f"  {len(report.vanished):,} pictures are no longer in the source: {gone}")
+
+
+def _print_hits(hits: Hits) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    for heading, justify in (
+        ("", "right"),
+        ("score", "right"),
+        ("item", "left"),
+        ("title", "left"),
+        ("picture", "left"),
+    ):
+        table.add_column(heading, justify=justify, overflow="fold")  # type: ignore[arg-type]
+    for rank, hit in enumerate(hits, 1):
+        table.add_row(
+            str(rank), f"{hit.score:.3f}", *(_printable(text) for text in (hit.item, hit.title, _where(hit)))
+        )
+    console = Console(highlight=False, markup=False)
+    if not console.is_terminal:
+        console.width = 1000  # a pipe has no edge to fold at
+    console.print(table) if hits else typer.echo("nothing found")
+    if hits.confident is False:
+        typer.echo("no confident match: the first hit does not stand out from the rest")
+
+
+def _where(hit: Hit) -> str:
+    return hit.picture if hit.box is None else f"{hit.picture} [{hit.box}]"
+
+
+def _hits_json(hits: Hits, pictures: list[str]) -> dict[str, Any]:
+    box = hits.region.box if hits.region else None
+    return {
+        "query": {
+            "picture": pictures[0] if pictures else None,
+            "box": None if box is None else list(box.corners),
+            "caption": None,
+        },
+        "hits": [hit.as_json() for hit in hits],
+        "confident": hits.confident,
+        "timings_ms": dict(hits.timings_ms),
+    }
+
+
+def _pair_json(pair: Any) -> dict[str, Any]:
+    return {"score": pair.score, "items": list(pair.items), "pictures": list(pair.pictures)}
+
+
+@contextmanager
+def _bar(what: str) -> Iterator[Callable[[int, int | None], None]]:
+    """A progress bar on a terminal's standard error; silent elsewhere."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    console = Console(stderr=True)
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
+        task = bar.add_task(what, total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total)
+
+
+def _say(line: str) -> None:
+    typer.echo(_printable(line))
+
+
+def _printable(text: str) -> str:
+    """One line that any terminal takes: odd bytes and line breaks of file names escaped."""
+    return text.encode("utf-8", "backslashreplace").decode().replace("\r", "\\r").replace("\n", "\\n")
+
+
+def _print_json(document: dict[str, Any]) -> None:
+    typer.echo(json.dumps(document, indent=2))
+
+
+if __name__ == "__main__":
+    main()

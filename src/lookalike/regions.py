@@ -1,0 +1,110 @@
+"""Where the object is in a picture: region finders."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from lookalike.errors import BadInput
+from lookalike.roles import Encoder
+from lookalike.values import Box, Floats, Picture, Region
+
+LEVELS = (0.65, 0.5)  # of the contrast's range: a tight box and a loose one
+CHUNK = 16  # pictures whose maps are held at once
+FINER = 8  # boxes are read off the map at an eighth of a cell
+
+
+class Whole:
+    """No search: each picture is one region."""
+
+    name = "whole"
+
+    def __init__(self, encoder: Encoder | None = None) -> None:
+        """Finders are made with the encoder at hand; this one has no use for it."""
+
+    def regions(self, pictures: Sequence[Picture]) -> list[list[Region]]:
+        return [[Region(picture)] for picture in pictures]
+
+
+class Salient:
+    """The object is what looks least like the picture's border, in the encoder's own feature map.
+
+    Up to three regions: a tight box, a loose box, and last the whole picture, which is right where the
+    object fills the frame. Scores are the mean contrast inside less that outside, 0 for the whole picture.
+    """
+
+    name = "salient"
+
+    def __init__(self, encoder: Encoder) -> None:
+        self._encoder = encoder
+
+    def regions(self, pictures: Sequence[Picture]) -> list[list[Region]]:
+        found = []
+        for start in range(0, len(pictures), CHUNK):
+            chunk = pictures[start : start + CHUNK]
+            maps = self._encoder.maps(chunk)
+            if maps is None:
+                raise BadInput(
+                    f"the encoder {self._encoder.name} has no feature maps to find regions in",
+                    "use the region finder 'whole', or give boxes",
+                )
+            for picture, values, frame in zip(chunk, maps.values, maps.frames, strict=True):
+                found.append(_regions(picture, contrast(_inside(values, frame))))
+        return found
+
+
+def contrast(cells: Floats) -> Floats:
+    """How unlike the border each cell is: centred features (C, h, w) -> (h, w), 0 (the same) to 2.
+
+    One less the mean cosine to the cells on the border, as in the boundary prior of salient-object detection
+    (Zhu et al., CVPR 2014).
+    """
+    lengths = np.linalg.norm(cells, axis=0)
+    cells = cells / np.maximum(lengths, np.finfo(np.float32).tiny)
+    edge = np.ones(cells.shape[1:], bool)
+    edge[1:-1, 1:-1] = False
+    return np.asarray(1 - np.einsum("chw,c->hw", cells, cells[:, edge].mean(axis=1)), np.float32)
+
+
+def _inside(values: Floats, frame: Box) -> Floats:
+    """The cells of a map (C, H, W) that mostly show the picture."""
+    x0, y0, x1, y1 = (round(corner) for corner in frame.corners)
+    return values[:, y0 : max(y1, y0 + 1), x0 : max(x1, x0 + 1)]
+
+
+def _regions(picture: Picture, salience: Floats) -> list[Region]:
+    height, width = salience.shape
+    size = (width * FINER, height * FINER)
+    fine = np.asarray(Image.fromarray(salience).resize(size, Image.Resampling.BICUBIC))
+    low, high = float(fine.min()), float(fine.max())
+    found = [Region(picture, score=0.0)]
+    for level in sorted(LEVELS):
+        object_ = _around_peak(fine, low + level * (high - low))
+        if object_.all() or high - low < 1e-6:
+            continue
+        rows, columns = np.flatnonzero(object_.any(axis=1)), np.flatnonzero(object_.any(axis=0))
+        box = Box(columns[0], rows[0], columns[-1] + 1, rows[-1] + 1)
+        box = box.scaled(picture.width / size[0], picture.height / size[1])
+        score = float(fine[object_].mean() - fine[~object_].mean())
+        found.insert(0, Region(picture, box, min(max(score, 0.0), 0.999)))
+    return found
+
+
+def _around_peak(values: Floats, level: float) -> NDArray[np.bool_]:
+    """The connected part of values (H, W) above `level` that holds the maximum."""
+    above = values >= min(level, values.max())
+    part = np.zeros(above.shape, np.bool_)
+    part[np.unravel_index(np.argmax(values), values.shape)] = True
+    while True:
+        grown = part.copy()
+        grown[1:] |= part[:-1]
+        grown[:-1] |= part[1:]
+        grown[:, 1:] |= part[:, :-1]
+        grown[:, :-1] |= part[:, 1:]
+        grown &= above
+        if np.array_equal(grown, part):
+            return part
+        part = grown

@@ -1,0 +1,115 @@
+"""Which parts a catalogue is opened with. The only module that knows their concrete names."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from difflib import get_close_matches
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from lookalike.catalogue import Catalogue
+from lookalike.errors import BadInput, CatalogueError
+from lookalike.roles import Encoder, RegionFinder, Reranker
+from lookalike.store import LocalStore
+
+ENCODERS = {
+    "efficientnet-lite2": "lookalike.encoders:EfficientNet",
+    "colour-histogram": "lookalike.encoders:ColourHistogram",
+}
+REGION_FINDERS = {
+    "salient": "lookalike.regions:Salient",
+    "whole": "lookalike.regions:Whole",
+}
+RERANKERS = {
+    "superglobal": "lookalike.rerank:SuperGlobal",
+}
+DEFAULT_ENCODER = "efficientnet-lite2"
+DEFAULT_REGIONS = "whole"  # gallery pictures
+DEFAULT_QUERY_REGIONS = "salient"
+DEFAULT_RERANKER = "none"
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """The exchangeable parts, each by name or as an object of one's own; None is the default.
+
+    For a catalogue that exists, the default `encoder` and `regions` are those it was built with.
+    """
+
+    encoder: str | Encoder | None = None
+    regions: str | RegionFinder | None = None  # finds the objects in gallery pictures
+    query_regions: str | RegionFinder | None = None  # finds the object in a query's picture
+    rerank: str | Reranker | None = None
+
+
+def open_catalogue(folder: Path | str, settings: Settings | None = None, create: bool = True) -> Catalogue:
+    """Open a catalogue, made when absent (unless `create` is False).
+
+    Raises WrongEncoder when it was built by another encoder than the settings name.
+    """
+    settings, folder = settings or Settings(), Path(folder)
+    if not LocalStore.exists(folder):
+        if not create:
+            raise CatalogueError(
+                f"there is no catalogue at {folder}", f"make one: lookalike index PICTURES --to {folder}"
+            )
+        encoder = open_encoder(settings.encoder or DEFAULT_ENCODER)
+        regions = open_regions(settings.regions or DEFAULT_REGIONS, encoder)
+        with LocalStore(folder, dim=encoder.dim, write=True) as made:
+            made.meta.update(
+                encoder=encoder.name, fingerprint=encoder.fingerprint, regions=regions.name, regime="image"
+            )
+    store = LocalStore(folder)
+    try:
+        encoder = open_encoder(settings.encoder or store.meta["encoder"])
+        regions = open_regions(settings.regions or store.meta["regions"], encoder)
+        if regions.name != store.meta["regions"]:
+            raise BadInput(
+                f"the catalogue's regions were found by {store.meta['regions']!r}, not by {regions.name!r}",
+                "leave the option out, or index into another catalogue",
+            )
+        return Catalogue(
+            store,
+            open_writer=lambda: LocalStore(folder, write=True),
+            encoder=encoder,
+            gallery_regions=regions,
+            query_regions=open_regions(settings.query_regions or DEFAULT_QUERY_REGIONS, encoder),
+            reranker=open_reranker(settings.rerank or DEFAULT_RERANKER),
+        )
+    except BaseException:
+        store.close()
+        raise
+
+
+def open_encoder(named: str | Encoder) -> Encoder:
+    """An encoder by name; an object is taken as it is."""
+    if not isinstance(named, str):
+        return named
+    made: Encoder = _named("encoder", named, ENCODERS)()
+    return made
+
+
+def open_regions(named: str | RegionFinder, encoder: Encoder) -> RegionFinder:
+    if not isinstance(named, str):
+        return named
+    made: RegionFinder = _named("region finder", named, REGION_FINDERS)(encoder)
+    return made
+
+
+def open_reranker(named: str | Reranker) -> Reranker | None:
+    if named == "none":
+        return None
+    if not isinstance(named, str):
+        return named
+    made: Reranker = _named("re-ranker", named, RERANKERS)()
+    return made
+
+
+def _named(kind: str, name: str, table: dict[str, str]) -> Any:
+    if name not in table:
+        near = get_close_matches(name, table, n=1)
+        meant = f"did you mean {near[0]}? " if near else ""
+        raise BadInput(f"no {kind} is called {name!r}", f"{meant}known: {', '.join(table)}")
+    module, _, attribute = table[name].partition(":")
+    return getattr(import_module(module), attribute)

@@ -1,0 +1,41 @@
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+import lookalike
+from lookalike.catalogue import Catalogue
+from lookalike.settings import Settings
+from lookalike.testing import ThumbnailEncoder, drawing
+
+
+@pytest.fixture
+def pictures(tmp_path: Path) -> Path:
+    """A folder of six items; item-0 has two pictures."""
+    folder = tmp_path / "pictures"
+    for number in range(6):
+        save(folder / f"item-{number}" / "front.png", number)
+    save(folder / "item-0" / "back.png", 100)
+    return folder
+
+
+def save(path: Path, seed: int) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(drawing(seed)).save(path)
+    return path
+
+
+@pytest.fixture
+def open_shop(tmp_path: Path) -> Iterator[Callable[..., Catalogue]]:
+    """Opens the catalogue `shop` with the stand-in encoder; closes it after the test."""
+    opened: list[Catalogue] = []
+
+    def open_it(**settings: object) -> Catalogue:
+        chosen = {"encoder": ThumbnailEncoder(), "query_regions": "whole"} | settings
+        opened.append(lookalike.open(tmp_path / "shop", Settings(**chosen)))
+        return opened[-1]
+
+    yield open_it
+    for catalogue in opened:
+        catalogue.close()

@@ -1,0 +1,84 @@
+"""Pooling against SuperGlobal's own outputs, naive loops and known properties."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from lookalike import pooling
+from lookalike.values import Box
+
+GOLDEN = Path(__file__).parent / "golden" / "superglobal"
+
+
+@pytest.fixture(params=[("float64", 1e-12), ("float32", 1e-5)], ids=lambda param: param[0])
+def golden(request: pytest.FixtureRequest) -> tuple[dict[str, Any], float]:
+    name, tolerance = request.param
+    with np.load(GOLDEN / f"pooling_{name}.npz") as file:
+        return dict(file), tolerance
+
+
+def same(got: Any, expected: Any, tolerance: float) -> None:
+    assert got.dtype == expected.dtype
+    np.testing.assert_allclose(got, expected, rtol=0, atol=tolerance)
+
+
+def test_pooling_equals_superglobal(golden: tuple[dict[str, Any], float]) -> None:
+    data, tolerance = golden
+    p, eps, pr, window = float(data["p"]), float(data["gem_eps"]), float(data["pr"]), int(data["window"])
+
+    same(pooling.gem(data["fmap"], p, eps), data["gemp"], tolerance)
+    smoothed = pooling.regional_gem(data["fmap"], pr, window)
+    same(smoothed, data["rgem"], tolerance)
+    same(pooling.gem(smoothed, p, eps), data["gemp_after_rgem"], tolerance)
+    same(pooling.scale_gem(data["scales"]), data["sgem_inf"], tolerance)
+    same(pooling.scale_gem(data["scales"], float(data["ps"])), data["sgem_p10"], tolerance)
+    same(pooling.relup(data["relup_in"], float(data["relup_alpha"])), data["relup"], tolerance)
+
+
+def test_gem_runs_from_the_mean_to_the_maximum() -> None:
+    maps = np.random.default_rng(1).uniform(0.1, 3, (2, 5, 4, 6))
+    np.testing.assert_allclose(pooling.gem(maps, 1), maps.mean((2, 3)))
+    np.testing.assert_allclose(pooling.gem(maps, 400), maps.max((2, 3)), rtol=0.02)
+
+
+def test_gem_of_a_signed_map_counts_the_negative_part_as_nothing() -> None:
+    maps = np.array([[[[-5.0, 2.0]]]])
+    np.testing.assert_allclose(pooling.gem(maps, 2), [[np.sqrt(2)]])
+
+
+@given(
+    x=st.tuples(st.floats(0, 6), st.floats(0.01, 6)).map(lambda pair: (min(pair[0], 6.5), pair[1])),
+    y=st.tuples(st.floats(0, 4), st.floats(0.01, 4)),
+)
+def test_pooling_in_a_box_is_the_integral_over_it(x: tuple[float, float], y: tuple[float, float]) -> None:
+    """Against a naive sum over the cells, one by one."""
+    height, width = 9, 13
+    box = Box(x[0], y[0], x[0] + x[1], y[0] + y[1])
+    maps = np.random.default_rng(0).normal(size=(1, 3, height, width))
+    expected = np.zeros(3)
+    for row in range(height):
+        for column in range(width):
+            across = max(0.0, min(box.x1, column + 1) - max(box.x0, column))
+            down = max(0.0, min(box.y1, row + 1) - max(box.y0, row))
+            expected += maps[0, :, row, column] * across * down / box.area
+
+    shares = pooling.coverage([box], height, width)
+    np.testing.assert_allclose(shares.sum(), 1, rtol=1e-5)
+    np.testing.assert_allclose(pooling.mean(maps, shares)[0], expected, atol=2e-3)
+
+
+def test_a_box_over_the_whole_map_pools_like_no_box() -> None:
+    maps = np.random.default_rng(2).uniform(0, 1, (2, 4, 3, 5))
+    shares = pooling.coverage([Box(0, 0, 5, 3)] * 2, 3, 5)
+    np.testing.assert_allclose(pooling.mean(maps, shares), pooling.mean(maps), rtol=1e-6)
+    np.testing.assert_allclose(pooling.gem(maps, 3, shares=shares), pooling.gem(maps, 3), rtol=1e-6)
+
+
+def test_no_boxes_give_no_shares() -> None:
+    assert pooling.coverage([], 3, 5).shape == (0, 3, 5)

@@ -53,7 +53,7 @@ def test_gem_of_a_signed_map_counts_the_negative_part_as_nothing() -> None:
 
 
 @given(
-    x=st.tuples(st.floats(0, 6), st.floats(0.01, 6)).map(lambda pair: (min(pair[0], 6.5), pair[1])),
+    x=st.tuples(st.floats(0, 6), st.floats(0.01, 6)),
     y=st.tuples(st.floats(0, 4), st.floats(0.01, 4)),
 )
 def test_pooling_in_a_box_is_the_integral_over_it(x: tuple[float, float], y: tuple[float, float]) -> None:
@@ -78,6 +78,28 @@ def test_a_box_over_the_whole_map_pools_like_no_box() -> None:
     shares = pooling.coverage([Box(0, 0, 5, 3)] * 2, 3, 5)
     np.testing.assert_allclose(pooling.mean(maps, shares), pooling.mean(maps), rtol=1e-6)
     np.testing.assert_allclose(pooling.gem(maps, 3, shares=shares), pooling.gem(maps, 3), rtol=1e-6)
+
+
+def test_salient_is_the_mean_weighted_by_the_norms() -> None:
+    """Against a loop over the cells, with and without shares."""
+    random = np.random.default_rng(3)
+    maps, shares = random.normal(size=(2, 5, 3, 4)), random.uniform(size=(2, 3, 4))
+    for given_shares in (None, shares / shares.sum((1, 2), keepdims=True)):
+        expected = []
+        for b in range(2):
+            cells = [(maps[b, :, y, x], 1.0 if given_shares is None else given_shares[b, y, x])
+                     for y in range(3) for x in range(4)]  # fmt: skip
+            weights = [np.sqrt(float(cell @ cell)) ** 3 * share for cell, share in cells]
+            expected.append(sum(w * cell for w, (cell, _) in zip(weights, cells, strict=True)) / sum(weights))
+        np.testing.assert_allclose(pooling.salient(maps, 3, given_shares), expected)
+
+
+def test_salient_runs_from_the_mean_to_the_loudest_cell_and_bears_silence() -> None:
+    maps = np.random.default_rng(4).normal(size=(1, 5, 3, 4))
+    loudest = maps[0].reshape(5, -1)[:, np.linalg.norm(maps[0], axis=0).argmax()]
+    np.testing.assert_allclose(pooling.salient(maps, 0), maps.mean((2, 3)))
+    np.testing.assert_allclose(pooling.salient(maps, 4000)[0], loudest)
+    np.testing.assert_array_equal(pooling.salient(np.zeros_like(maps), 3), np.zeros((1, 5)))
 
 
 def test_no_boxes_give_no_shares() -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,17 +13,16 @@ from typing import Self
 
 import numpy as np
 
-from lookalike import images, indexing
+from lookalike import images, indexing, ranking
 from lookalike.datasets import count, listing, origin_of
-from lookalike.errors import BadInput, WrongEncoder
+from lookalike.datasets.street import street_view
+from lookalike.errors import BadInput, BadPicture, WrongEncoder
 from lookalike.indexing import Batch, Skipped
+from lookalike.ranking import CROWD, SHORTLIST, Finding
 from lookalike.roles import Encoder, RegionFinder, Reranker, Store, View
-from lookalike.values import Box, Floats, Hit, Hits, Keys, Picture, Query, Region, Row, Shortlist, unit
+from lookalike.values import Box, Floats, Hits, Keys, Picture, Query, Region, Row, Shortlist, unit
 
-SHORTLIST = 400  # regions re-ranked; SuperGlobal's M
-WORDS_WEIGHT = 0.2  # what the best full-text match adds to a picture's score
-CROWD = 50  # "no confident match" compares the first item with the median of so many
-CALIBRATION_QUERIES = 500
+CALIBRATION_QUERIES = 100
 FALSE_ACCEPTS = 0.05
 
 Progress = Callable[[int, int | None], None]
@@ -40,7 +41,7 @@ class Report:
     vanished: tuple[tuple[str, str], ...]  # (item, source) no longer listed by a SOURCE of this run
     pruned: int
     skipped: tuple[Skipped, ...]
-    seconds: float
+    seconds: float  # until everything was searchable; calibration comes after
     encoder_seconds: float  # summed over the worker threads
 
 
@@ -121,6 +122,7 @@ class Catalogue:
                 if prune:
                     pruned += store.prune(origin, run)
             store.build_index()
+            seconds = time.perf_counter() - started
             self.calibrate(store)
             counts = store.count()
         return Report(
@@ -132,7 +134,7 @@ class Catalogue:
             vanished=tuple(vanished),
             pruned=pruned,
             skipped=tuple(skipped),
-            seconds=time.perf_counter() - started,
+            seconds=seconds,
             encoder_seconds=encoder_seconds,
         )
 
@@ -166,16 +168,22 @@ class Catalogue:
                 words = view.words(text, view.size, where) if text else None
                 if not candidates and meaning is None:
                     assert words is not None
-                    return Hits(_hits_of_items(view, *words, top), None, None, clock.finish())
-                query = _query([_standing_out(view, views, where) for views in candidates], meaning, text)
-                shortlist = _search(view, query.vector, top, where)
+                    return Hits(ranking.hits_of_items(view, *words, top), None, None, clock.finish())
+                found = [ranking.standing_out(view, views, top, where) for views in candidates]
+                query = _combined(found, meaning, text)
+                if len(found) == 1 and meaning is None:
+                    shortlist = found[0].shortlist
+                else:
+                    shortlist = ranking.shortlists(view, query.vector[None], top, where)[0]
                 confident = self._confident(view, shortlist) if where is None and not text else None
             with clock.stage("rerank"):
                 shortlist = self._reranked(query, shortlist)
             if words is not None:
-                shortlist = shortlist.rescored(shortlist.scores + _bonus(view, shortlist.keys, *words))
-            keys, scores = _best_of_items(view, shortlist.keys, shortlist.scores)
-            hits = _hits(view, keys[:top], scores[:top])
+                shortlist = shortlist.rescored(
+                    shortlist.scores + ranking.words_bonus(view, shortlist.keys, *words)
+                )
+            keys, scores = ranking.best_of_items(view, shortlist.keys, shortlist.scores)
+            hits = ranking.hits(view, keys[:top], scores[:top])
         return Hits(hits, query.regions[0] if query.regions else None, confident, clock.finish())
 
     def rank(
@@ -196,10 +204,10 @@ class Catalogue:
                     shortlist = self._reranked(Query(vector), Shortlist(keys, scores, view.vectors))
                     keys, scores = shortlist.keys, shortlist.scores
                     if group:
-                        keys, scores = _best_of_items(view, keys, scores)
+                        keys, scores = ranking.best_of_items(view, keys, scores)
                         keys = view.owners(keys)
                     ranked.append((keys[:top], scores[:top]))
-                yield _filled(ranked)
+                yield ranking.filled(ranked)
 
     def _reranked(self, query: Query, shortlist: Shortlist) -> Shortlist:
         """The first `SHORTLIST` in the re-ranker's order, the rest after them as they were."""
@@ -232,113 +240,56 @@ class Catalogue:
         return [[(region, next(vectors)) for region in regions] for regions in found]
 
     def _confident(self, view: View, shortlist: Shortlist) -> bool | None:
-        threshold = self.store.meta.get("confident_margin")
+        threshold = self.store.meta.get("confident_from")
         if threshold is None:
             return None
-        return _margin(_best_of_items(view, shortlist.keys, shortlist.scores)[1]) >= float(threshold)
+        return ranking.prominence(ranking.best_of_items(view, shortlist.keys, shortlist.scores)[1]) >= float(
+            threshold
+        )
 
     def calibrate(self, store: Store) -> None:
-        """Set the margin that `FALSE_ACCEPTS` of the stored regions reach when their item is left out.
+        """Set the prominence that `FALSE_ACCEPTS` of snapshots of unknown objects reach.
 
-        A catalogue of fewer than `CROWD` other items gets none: `confident` stays None.
+        The snapshots are street views made from stored regions, and unknown because each is searched without
+        its own item. Nothing happens while the gallery is within a fifth of the size it was calibrated at;
+        one with fewer than `CROWD` other items gets no threshold, and `confident` stays None.
         """
         with store.view() as view:
+            if abs(view.size - int(store.meta.get("calibrated_at", 0))) <= view.size / 5:
+                return
             keys = np.random.default_rng(0).permutation(view.keys)[:CALIBRATION_QUERIES]
-            margins = []
-            for key in keys:
-                found, scores = (block[0] for block in view.search(view.vectors(key[None]), SHORTLIST))
-                others = view.owners(found) != view.owners(key[None])
-                _, scores = _best_of_items(view, found[others], scores[others])
-                if len(scores) >= CROWD:
-                    margins.append(_margin(scores))
-        if len(margins) >= CROWD:
-            store.meta["confident_margin"] = f"{np.quantile(margins, 1 - FALSE_ACCEPTS):.4f}"
+            rows = view.rows(keys)
+            with ThreadPoolExecutor(os.cpu_count()) as pool:
+                views = pool.map(self._street_view, range(len(rows)), rows, [*rows[1:], *rows[:1]])
+                reached = [
+                    ranking.prominence(ranking.scores_without(view, candidates, owner))
+                    for owner, candidates in zip(view.owners(keys), views, strict=True)
+                    if candidates
+                ]
+            size = view.size
+        reached = [prominence for prominence in reached if prominence > -np.inf]
+        if len(reached) >= CROWD:
+            store.meta["confident_from"] = f"{np.quantile(reached, 1 - FALSE_ACCEPTS):.4f}"
         else:
-            store.meta.pop("confident_margin", None)
+            store.meta.pop("confident_from", None)
+        store.meta["calibrated_at"] = str(size)
+
+    def _street_view(self, seed: int, row: Row, scenery: Row) -> list[tuple[Region, Floats]]:
+        """Where the object may be in a snapshot of a stored region; none where a picture is gone."""
+        try:
+            product, behind = (Region(images.load(r.source), r.box).pixels for r in (row, scenery))
+        except (BadPicture, BadInput):
+            return []
+        snapshot = Picture.of(street_view(product, behind, seed).pixels)
+        return self._candidates(snapshot, None, _Clock())[0]
 
 
-def _standing_out(
-    view: View, candidates: list[tuple[Region, Floats]], where: str | None
-) -> tuple[Region, Floats]:
-    """Of the regions where the object may be, the one whose first item stands out most from the others.
-
-    The highest score would not do: scenery too may look like something in the gallery, but then like many
-    things at once.
-    """
-    if len(candidates) == 1:
-        return candidates[0]
-    vectors = np.stack([vector for _, vector in candidates])
-    margins = [
-        _margin(_best_of_items(view, keys, scores)[1])
-        for keys, scores in zip(*view.search(vectors, SHORTLIST, where), strict=True)
-    ]
-    return candidates[int(np.argmax(margins))]
-
-
-def _query(views: list[tuple[Region, Floats]], meaning: Floats | None, text: str | None) -> Query:
+def _combined(found: list[Finding], meaning: Floats | None, text: str | None) -> Query:
     """One descriptor for views of one object, words, or both; `meaning` is (1, D)."""
     parts = [] if meaning is None else [meaning[0]]
-    if views:
-        parts.append(unit(np.mean([vector for _, vector in views], axis=0)))
-    return Query(unit(np.sum(parts, axis=0)), tuple(region for region, _ in views), text)
-
-
-def _search(view: View, vector: Floats, top: int, where: str | None) -> Shortlist:
-    """At least `SHORTLIST` regions, and as many as it takes for `top` items, where there are so many."""
-    size = SHORTLIST
-    while True:
-        keys, scores = (block[0] for block in view.search(vector[None], size, where))
-        if len(keys) < size or len(np.unique(view.owners(keys))) >= top:
-            return Shortlist(keys, scores, view.vectors)
-        size *= 4
-
-
-def _best_of_items(view: View, keys: Keys, scores: Floats) -> tuple[Keys, Floats]:
-    """A ranking of regions (T,) cut to each item's best region, order kept."""
-    order = np.argsort(-scores, kind="stable")
-    _, first = np.unique(view.owners(keys[order]), return_index=True)
-    kept = order[np.sort(first)]
-    return keys[kept], scores[kept]
-
-
-def _filled(ranked: list[tuple[Keys, Floats]]) -> tuple[Keys, Floats]:
-    longest = max(len(keys) for keys, _ in ranked)
-    keys = np.full((len(ranked), longest), -1, np.int64)
-    scores = np.full((len(ranked), longest), -np.inf, np.float32)
-    for place, (some, reached) in enumerate(ranked):
-        keys[place, : len(some)], scores[place, : len(some)] = some, reached
-    return keys, scores
-
-
-def _margin(scores: Floats) -> float:
-    """How far the first of the items' scores (T,), best first, stands out from the crowd; none gives -inf."""
-    return float(scores[0] - np.median(scores[:CROWD])) if len(scores) else -np.inf
-
-
-def _bonus(view: View, keys: Keys, items: Keys, scores: Floats) -> Floats:
-    """What full-text matches, items (W,) with scores (W,), add to regions (M,): (M,), 0 to `WORDS_WEIGHT`."""
-    if len(items) == 0:
-        return np.zeros(len(keys), np.float32)
-    by_key = np.argsort(items)
-    owners = view.owners(keys)
-    place = by_key[np.searchsorted(items, owners, sorter=by_key).clip(max=len(items) - 1)]
-    matched = np.where(items[place] == owners, scores[place] / scores.max(), 0)
-    return np.asarray(WORDS_WEIGHT * matched, np.float32)
-
-
-def _hits(view: View, keys: Keys, scores: Floats) -> list[Hit]:
-    return [_hit(row, float(score)) for row, score in zip(view.rows(keys), scores, strict=True)]
-
-
-def _hits_of_items(view: View, items: Keys, scores: Floats, top: int) -> list[Hit]:
-    """Hits for words alone: an item is shown by its first region."""
-    firsts = np.array([view.regions_of(items[place : place + 1])[0] for place in range(len(items[:top]))])
-    return _hits(view, firsts.astype(np.int64), scores[:top])
-
-
-def _hit(row: Row, score: float) -> Hit:
-    caption = None if row.caption is None else row.caption.text
-    return Hit(row.item.id, score, row.source, row.box, caption, row.item.title, row.item.attributes)
+    if found:
+        parts.append(unit(np.mean([finding.vector for finding in found], axis=0)))
+    return Query(unit(np.sum(parts, axis=0)), tuple(finding.region for finding in found), text)
 
 
 def _picture(given: PictureLike) -> Picture:

@@ -8,7 +8,6 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from lookalike.errors import BadInput
 from lookalike.roles import Encoder
 from lookalike.values import Box, Floats, Picture, Region
 
@@ -34,6 +33,7 @@ class Salient:
 
     Up to three regions: a tight box, a loose box, and last the whole picture, which is right where the
     object fills the frame. Scores are the mean contrast inside less that outside, 0 for the whole picture.
+    With an encoder that has no feature maps, the whole picture is all there is.
     """
 
     name = "salient"
@@ -47,32 +47,20 @@ class Salient:
             chunk = pictures[start : start + CHUNK]
             maps = self._encoder.maps(chunk)
             if maps is None:
-                raise BadInput(
-                    f"the encoder {self._encoder.name} has no feature maps to find regions in",
-                    "use the region finder 'whole', or give boxes",
-                )
-            for picture, values, frame in zip(chunk, maps.values, maps.frames, strict=True):
-                found.append(_regions(picture, contrast(_inside(values, frame))))
+                return Whole().regions(pictures)
+            found += [_regions(picture, contrast(maps.cells(place))) for place, picture in enumerate(chunk)]
         return found
 
 
 def contrast(cells: Floats) -> Floats:
-    """How unlike the border each cell is: centred features (C, h, w) -> (h, w), 0 (the same) to 2.
+    """How unlike the border each cell is: features (C, h, w) of length 1 -> (h, w), 0 (the same) to 2.
 
     One less the mean cosine to the cells on the border, as in the boundary prior of salient-object detection
     (Zhu et al., CVPR 2014).
     """
-    lengths = np.linalg.norm(cells, axis=0)
-    cells = cells / np.maximum(lengths, np.finfo(np.float32).tiny)
     edge = np.ones(cells.shape[1:], bool)
     edge[1:-1, 1:-1] = False
     return np.asarray(1 - np.einsum("chw,c->hw", cells, cells[:, edge].mean(axis=1)), np.float32)
-
-
-def _inside(values: Floats, frame: Box) -> Floats:
-    """The cells of a map (C, H, W) that mostly show the picture."""
-    x0, y0, x1, y1 = (round(corner) for corner in frame.corners)
-    return values[:, y0 : max(y1, y0 + 1), x0 : max(x1, x0 + 1)]
 
 
 def _regions(picture: Picture, salience: Floats) -> list[Region]:

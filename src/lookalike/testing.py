@@ -40,4 +40,4 @@ def drawing(seed: int, width: int = 96, height: int = 128) -> Pixels:
 
 def _shrunk(pixels: Pixels, side: int) -> Floats:
     small = Image.fromarray(pixels).resize((side, side), Image.Resampling.BOX)
-    return np.asarray(small, np.float32) / 255 - 0.5
+    return np.asarray(np.asarray(small, np.float32) / 255 - 0.5, np.float32)

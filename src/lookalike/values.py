@@ -178,8 +178,8 @@ class Counts:
 class Maps:
     """Feature maps of a batch with their geometry.
 
-    `values` (B, C, H, W). `frames[b]` is where picture b lies in its map, in cells (x0, y0, x1, y1):
-    letterboxed pictures do not fill it.
+    `values` (B, C, H, W), centred: the cosine of two cells tells how alike they are. `frames[b]` is where
+    picture b lies in its map, in cells (x0, y0, x1, y1): letterboxed pictures do not fill it.
     """
 
     values: Floats
@@ -188,6 +188,14 @@ class Maps:
     def __post_init__(self) -> None:
         if self.values.ndim != 4 or len(self.frames) != len(self.values):
             raise ValueError(f"maps {self.values.shape} with {len(self.frames)} frames")
+
+    def cells(self, place: int) -> Floats:
+        """The cells of one map that mostly show its picture, (C, h, w), at least one, each of length 1."""
+        x0, y0, x1, y1 = (round(corner) for corner in self.frames[place].corners)
+        cells = self.values[place, :, y0 : max(y1, y0 + 1), x0 : max(x1, x0 + 1)]
+        return np.asarray(
+            cells / np.maximum(np.linalg.norm(cells, axis=0), np.finfo(np.float32).tiny), np.float32
+        )
 
 
 @dataclass(frozen=True, slots=True, eq=False)

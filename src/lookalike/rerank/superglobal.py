@@ -37,7 +37,7 @@ class SuperGlobal:
         take = min(self.neighbours + 1, len(shortlist))  # a candidate is its own first neighbour
         alike = shortlist @ shortlist.T  # (M, M)
         nearest = _largest(alike, take)  # (M, take)
-        # The published weights may be negative, and their sum then vanish; a dissimilar neighbour counts 0 here.
+        # Published weights may be negative, and their sum then vanish: here an unlike neighbour counts 0.
         weight = self.beta * np.take_along_axis(alike, nearest, axis=1).clip(min=0)
         weight[:, 0] = 1
         mixing = np.zeros_like(alike)

@@ -1,0 +1,97 @@
+"""From feature maps (B, C, H, W) to vectors (B, C): means, GeM, and what SuperGlobal adds to it.
+
+Plain numpy; results keep the type of the maps. GeM is Radenović et al., PAMI 2018. Regional GeM, scale GeM
+and ReLUP are Shao et al., ICCV 2023 ("SuperGlobal"), whose GeM+ is GeM with p = 4.6 and eps = 1e-8.
+
+`shares` (B, H, W), one row per map summing to 1, says how much each cell counts; None means all alike.
+`coverage` makes them from boxes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.lib.stride_tricks import sliding_window_view
+from numpy.typing import NDArray
+
+from lookalike.values import Box, Floats
+
+Real = NDArray[np.floating[Any]]  # float32 or float64: what comes in is what goes out
+
+
+def mean(maps: Real, shares: Real | None = None) -> Real:
+    """Mean over the cells, (B, C, H, W) -> (B, C)."""
+    if shares is None:
+        return np.asarray(maps.mean((2, 3)))
+    return np.asarray(np.einsum("bchw,bhw->bc", maps, shares.astype(maps.dtype)))
+
+
+def salient(maps: Real, power: float, shares: Real | None = None) -> Real:
+    """Mean over the cells, each weighted by a power of its own L2 norm, (B, C, H, W) -> (B, C).
+
+    Cells that show an object are louder than plain ones, so large powers look past the background. Maps may
+    be signed. In the manner of CroW (Kalantidis et al., ECCV workshops 2016), whose weights come from sums.
+    """
+    norms = np.linalg.norm(maps, axis=1)
+    loudest = norms.max((1, 2), keepdims=True)
+    weights = (norms / np.maximum(loudest, np.finfo(maps.dtype).tiny)) ** power
+    if shares is not None:
+        weights = weights * shares.astype(maps.dtype)
+    return mean(maps, weights / np.maximum(weights.sum((1, 2), keepdims=True), np.finfo(maps.dtype).tiny))
+
+
+def gem(maps: Real, p: float, eps: float = 1e-8, shares: Real | None = None) -> Real:
+    """Generalised mean over the cells, (B, C, H, W) -> (B, C): p = 1 is the mean, large p nears the maximum.
+
+    Values below `eps` count as `eps`, so the result is positive: signed maps lose their negative part.
+    """
+    return np.asarray(mean(np.maximum(maps, eps) ** p, shares) ** (1 / p))
+
+
+def regional_gem(maps: Real, p: float = 2.5, window: int = 5) -> Real:
+    """Each cell halfway to the generalised mean of the odd `window` round it: (B, C, H, W) -> the same.
+
+    Maps are non-negative, with more than window // 2 cells each way: the border is mirrored.
+    """
+    around = window // 2
+    mirrored = np.pad(maps**p, ((0, 0), (0, 0), (around, around), (around, around)), mode="reflect")
+    windows = sliding_window_view(mirrored, (window, window), axis=(2, 3))
+    return np.asarray((windows.mean((4, 5)) ** (1 / p) + maps) / 2)
+
+
+def scale_gem(scales: Real, p: float = np.inf) -> Real:
+    """One vector from those of several scales, (S, B, C) -> (B, C), not unit length.
+
+    p = inf: the maximum of the unit vectors. Finite p: the generalised mean of the vectors as they are,
+    measured from the smallest value of all.
+    """
+    if np.isinf(p):
+        return np.asarray((scales / np.linalg.norm(scales, axis=2, keepdims=True)).max(0))
+    floor = scales.min()
+    return np.asarray(((scales - floor) ** p).mean(0) ** (1 / p) + floor)
+
+
+def relup(maps: Real, alpha: float = 0.014) -> Real:
+    """ReLU with a raised floor: values below `alpha` become `alpha`."""
+    return np.maximum(maps, np.asarray(alpha, maps.dtype))
+
+
+def coverage(boxes: Sequence[Box], height: int, width: int) -> Floats:
+    """The part of each box that lies in each cell: boxes in cells -> (B, height, width), summing to 1.
+
+    A box over columns 0 to 1.5 gives the first column 2/3 and the second 1/3. Boxes lie inside the map.
+    """
+    corners = np.asarray([box.corners for box in boxes], np.float32).reshape(-1, 4)
+    across = _overlaps(corners[:, 0], corners[:, 2], width)
+    down = _overlaps(corners[:, 1], corners[:, 3], height)
+    covered = down[:, :, None] * across[:, None, :]
+    return np.asarray(covered / covered.sum((1, 2), keepdims=True), np.float32)
+
+
+def _overlaps(starts: Floats, ends: Floats, cells: int) -> Floats:
+    """Length of each interval inside each unit cell: (B,), (B,) -> (B, cells)."""
+    cell = np.arange(cells, dtype=np.float32)
+    overlaps = np.minimum(ends[:, None], cell + 1) - np.maximum(starts[:, None], cell)
+    return np.asarray(np.maximum(overlaps, 0), np.float32)

@@ -1,0 +1,116 @@
+"""From stored regions to ranked items: pure functions on a view, shared by searching and calibration."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from lookalike.roles import View
+from lookalike.values import Floats, Hit, Keys, Region, Row, Shortlist
+
+SHORTLIST = 400  # regions re-ranked; SuperGlobal's M
+WORDS_WEIGHT = 0.2  # what the best full-text match adds to a picture's score
+CROWD = 50  # items that the first one has to stand out from
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Finding:
+    """A region that was searched: its descriptor (D,) and what came first."""
+
+    region: Region
+    vector: Floats
+    shortlist: Shortlist
+
+
+def standing_out(view: View, candidates: list[tuple[Region, Floats]], top: int, where: str | None) -> Finding:
+    """Of the regions where the object may be, the one whose first item stands out most from the others.
+
+    The highest score would not do: scenery too may look like something in the gallery, but then like many
+    things at once.
+    """
+    lists = shortlists(view, np.stack([vector for _, vector in candidates]), top, where)
+    best = 0
+    if len(candidates) > 1:
+        best = int(np.argmax([prominence(best_of_items(view, some.keys, some.scores)[1]) for some in lists]))
+    return Finding(*candidates[best], lists[best])
+
+
+def scores_without(view: View, candidates: list[tuple[Region, Floats]], item: int) -> Floats:
+    """The scores of the items found (T,), best first, one item left out; none with fewer than `CROWD`."""
+    best = np.zeros(0, np.float32)
+    vectors = np.stack([vector for _, vector in candidates])
+    for keys, scores in zip(*view.search(vectors, SHORTLIST), strict=True):
+        others = view.owners(keys) != item
+        _, reached = best_of_items(view, keys[others], scores[others])
+        if len(reached) >= CROWD and prominence(reached) > prominence(best):
+            best = reached
+    return best
+
+
+def shortlists(view: View, vectors: Floats, top: int, where: str | None) -> list[Shortlist]:
+    """For descriptors (Q, D) the first `SHORTLIST` regions, or as many as it takes for `top` items."""
+    size = SHORTLIST
+    while True:
+        found = [
+            Shortlist(keys, scores, view.vectors)
+            for keys, scores in zip(*view.search(vectors, size, where), strict=True)
+        ]
+        if len(found[0]) < size or all(len(np.unique(view.owners(some.keys))) >= top for some in found):
+            return found
+        size *= 4
+
+
+def best_of_items(view: View, keys: Keys, scores: Floats) -> tuple[Keys, Floats]:
+    """A ranking of regions (T,) cut to each item's best region, order kept."""
+    order = np.argsort(-scores, kind="stable")
+    _, first = np.unique(view.owners(keys[order]), return_index=True)
+    kept = order[np.sort(first)]
+    return keys[kept], scores[kept]
+
+
+def filled(ranked: list[tuple[Keys, Floats]]) -> tuple[Keys, Floats]:
+    longest = max(len(keys) for keys, _ in ranked)
+    keys = np.full((len(ranked), longest), -1, np.int64)
+    scores = np.full((len(ranked), longest), -np.inf, np.float32)
+    for place, (some, reached) in enumerate(ranked):
+        keys[place, : len(some)], scores[place, : len(some)] = some, reached
+    return keys, scores
+
+
+def prominence(scores: Floats) -> float:
+    """How far the first of the items' scores (T,), best first, stands out from the crowd.
+
+    Its way from the median of the first `CROWD` in parts of the way from there to a perfect 1, so that an
+    exact copy has prominence 1 whatever the crowd. No scores give -inf.
+    """
+    if len(scores) == 0:
+        return -np.inf
+    crowd = float(np.median(scores[:CROWD]))
+    return (float(scores[0]) - crowd) / max(1 - crowd, 1e-6)
+
+
+def words_bonus(view: View, keys: Keys, items: Keys, scores: Floats) -> Floats:
+    """What full-text matches, items (W,) with scores (W,), add to regions (M,): (M,), 0 to `WORDS_WEIGHT`."""
+    if len(items) == 0:
+        return np.zeros(len(keys), np.float32)
+    by_key = np.argsort(items)
+    owners = view.owners(keys)
+    place = by_key[np.searchsorted(items, owners, sorter=by_key).clip(max=len(items) - 1)]
+    matched = np.where(items[place] == owners, scores[place] / scores.max(), 0)
+    return np.asarray(WORDS_WEIGHT * matched, np.float32)
+
+
+def hits(view: View, keys: Keys, scores: Floats) -> list[Hit]:
+    return [_hit(row, float(score)) for row, score in zip(view.rows(keys), scores, strict=True)]
+
+
+def hits_of_items(view: View, items: Keys, scores: Floats, top: int) -> list[Hit]:
+    """Hits for words alone: an item is shown by its first region."""
+    firsts = np.array([view.regions_of(items[place : place + 1])[0] for place in range(len(items[:top]))])
+    return hits(view, firsts.astype(np.int64), scores[:top])
+
+
+def _hit(row: Row, score: float) -> Hit:
+    caption = None if row.caption is None else row.caption.text
+    return Hit(row.item.id, score, row.source, row.box, caption, row.item.title, row.item.attributes)

@@ -52,14 +52,16 @@ def test_gem_of_a_signed_map_counts_the_negative_part_as_nothing() -> None:
     np.testing.assert_allclose(pooling.gem(maps, 2), [[np.sqrt(2)]])
 
 
-@given(
-    x=st.tuples(st.floats(0, 6), st.floats(0.01, 6)),
-    y=st.tuples(st.floats(0, 4), st.floats(0.01, 4)),
-)
-def test_pooling_in_a_box_is_the_integral_over_it(x: tuple[float, float], y: tuple[float, float]) -> None:
+boxes = st.builds(
+    lambda x, y, width, height: Box(x, y, x + width, y + height),
+    st.floats(0, 6), st.floats(0, 4), st.floats(0.01, 6), st.floats(0.01, 4),
+)  # fmt: skip
+
+
+@given(boxes)
+def test_pooling_in_a_box_is_the_integral_over_it(box: Box) -> None:
     """Against a naive sum over the cells, one by one."""
     height, width = 9, 13
-    box = Box(x[0], y[0], x[0] + x[1], y[0] + y[1])
     maps = np.random.default_rng(0).normal(size=(1, 3, height, width))
     expected = np.zeros(3)
     for row in range(height):
@@ -70,7 +72,18 @@ def test_pooling_in_a_box_is_the_integral_over_it(x: tuple[float, float], y: tup
 
     shares = pooling.coverage([box], height, width)
     np.testing.assert_allclose(shares.sum(), 1, rtol=1e-5)
-    np.testing.assert_allclose(pooling.mean(maps, shares)[0], expected, atol=2e-3)
+    np.testing.assert_allclose(pooling.mean(maps, shares)[0], expected, atol=1e-5)
+
+
+@given(boxes)
+def test_tapered_shares_are_a_cosine_over_the_box(box: Box) -> None:
+    """Against the sum of the cosine at fine steps along each side."""
+    shares = pooling.tapered([box], 9, 13)[0]
+    for axis, start, end in ((0, box.x0, box.x1), (1, box.y0, box.y1)):
+        places = (np.arange(20_000) + 0.5) / 20_000
+        cells = np.floor(start + places * (end - start)).astype(int)
+        expected = np.bincount(cells, np.cos(np.pi * (places - 0.5)), shares.shape[1 - axis])
+        np.testing.assert_allclose(shares.sum(axis), expected / expected.sum(), atol=1e-3)
 
 
 def test_a_box_over_the_whole_map_pools_like_no_box() -> None:
@@ -104,3 +117,4 @@ def test_salient_runs_from_the_mean_to_the_loudest_cell_and_bears_silence() -> N
 
 def test_no_boxes_give_no_shares() -> None:
     assert pooling.coverage([], 3, 5).shape == (0, 3, 5)
+    assert pooling.tapered([], 3, 5).shape == (0, 3, 5)

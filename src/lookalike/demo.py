@@ -7,6 +7,7 @@ what each part of it is worth; they say nothing about photographs of another spe
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,10 +23,10 @@ from lookalike.datasets import Listed, listing
 from lookalike.datasets.garments import generated_garments
 from lookalike.datasets.photos import product_photos, scenery
 from lookalike.datasets.street import street_view
-from lookalike.errors import WeightsError
+from lookalike.errors import BadInput, WeightsError
 from lookalike.evaluation.metrics import average_precision, recall_at
 from lookalike.explain import draw_answers
-from lookalike.settings import Settings, open_catalogue
+from lookalike.settings import DEFAULT_ENCODER, Settings, open_catalogue
 from lookalike.upkeep import info
 from lookalike.values import Box
 
@@ -70,74 +71,96 @@ SYSTEMS = (
 )
 
 
-def run_demo(folder: Path, say: Callable[[str], None], on_progress: Progress | None = None) -> None:
-    """Build everything under `folder`, write figures.json and sheet.jpg; `say` hears what people should."""
-    folder.mkdir(parents=True, exist_ok=True)
+def run_demo(
+    folder: Path,
+    say: Callable[[str], None],
+    on_progress: Progress | None = None,
+    views: int = VIEWS,
+    others: int = OTHERS,
+) -> None:
+    """Build everything under `folder`, write figures.json and sheet.jpg; `say` hears what people should.
+
+    Pictures that are there are kept, catalogues of an earlier demonstration are built anew. BadInput where
+    the folder holds anything else.
+    """
+    _cleared(folder)
     try:
         products, about = product_photos(folder / "photos"), "54 product photographs"
     except WeightsError as error:
         say(f"{error}; drawn garments take the photographs' place")
         products, about = generated_garments(folder / "garments", 54, SEED), "54 drawn garments"
     backgrounds = scenery(folder / "scenery")
-    queries = list(make_queries(products, backgrounds, folder / "queries"))
-    others = list_crops(backgrounds, folder / "others.jsonl")
+    queries = list(make_queries(products, backgrounds, folder / "queries", views))
+    crops = list_crops(backgrounds, folder / "others.jsonl", others)
     say(f"{about}; {len(queries)} street-like queries in {folder / 'queries'}")
 
-    rows: list[dict[str, Any]] = []
+    galleries = {"products": [products], f"products + {others} crops": [products, crops]}
+    results: list[dict[str, Any]] = []
+    indexing: dict[str, Any] = {}
     for encoder in dict.fromkeys(system.encoder for system in SYSTEMS):
-        for gallery, sources in (
-            ("products", [products]),
-            (f"products + {OTHERS} crops", [products, others]),
-        ):
-            place = folder / f"{encoder}-{'padded' if len(sources) > 1 else 'products'}"
-            place = folder / "shop" if place.name == "efficientnet-lite2-products" else place
+        for gallery, sources in galleries.items():
+            name = f"{encoder}, {gallery}"
+            place = (
+                folder / "shop" if name == f"{DEFAULT_ENCODER}, products" else folder / "catalogues" / name
+            )
             with open_catalogue(place, Settings(encoder=encoder)) as catalogue:
-                report = catalogue.add(sources, on_progress=on_progress)
-                if place.name == "shop":
-                    indexing = _indexing_figures(catalogue, report)
-            for system in SYSTEMS:
-                if system.encoder == encoder:
-                    rows.append(_measured(place, system, queries) | {"gallery": gallery})
+                indexing[name] = _indexing_figures(catalogue, catalogue.add(sources, False, on_progress))
+            results += [
+                _measured(place, system, queries) | {"gallery": gallery}
+                for system in SYSTEMS
+                if system.encoder == encoder
+            ]
     figures = {
         "note": NOTE,
         "photographs": about,
         "queries": len(queries),
         "seed": SEED,
-        "results": rows,
+        "results": results,
         "indexing": indexing,
     }
     (folder / "figures.json").write_text(json.dumps(figures, indent=2) + "\n")
-    with open_catalogue(folder / "shop") as catalogue:
+    with open_catalogue(folder / "shop") as shop:
         some = queries[:: max(1, len(queries) // SHEET_ROWS)][:SHEET_ROWS]
-        draw_answers(
-            [(catalogue.search(query.path, top=5), query.item) for query in some], folder / "sheet.jpg"
-        )
+        answers = [(shop.search(query.path, top=5), query.item) for query in some]
+    draw_answers(answers, folder / "sheet.jpg")
     for line in _told(figures, folder, queries[0]):
         say(line)
 
 
-def make_queries(products: Path, backgrounds: Sequence[Path], folder: Path) -> Iterator[StreetQuery]:
-    """`VIEWS` street views of every picture in the table `products`, written as JPEG files to `folder`."""
+def _cleared(folder: Path) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    mark = folder / ".lookalike-demo"
+    if not mark.exists() and any(folder.iterdir()):
+        raise BadInput(f"{folder} is not empty and no earlier demonstration", "choose another folder")
+    mark.touch()
+    for made in ("catalogues", "shop", "queries"):
+        shutil.rmtree(folder / made, ignore_errors=True)
+
+
+def make_queries(
+    products: Path, backgrounds: Sequence[Path], folder: Path, views: int
+) -> Iterator[StreetQuery]:
+    """`views` street views of every picture in the table `products`, written as JPEG files to `folder`."""
     folder.mkdir(exist_ok=True)
     listed = [entry for entry in listing(products) if isinstance(entry, Listed)]
     scenes = [images.load(path).pixels for path in backgrounds]
     for place, entry in enumerate(listed):
         picture = images.load(entry.source)
-        for view in range(VIEWS):
-            number = place * VIEWS + view
+        for view in range(views):
+            number = place * views + view
             made = street_view(picture.pixels, scenes[number % len(scenes)], seed=SEED * 1000 + number)
             path = folder / f"{number:03}-{Path(entry.source).stem}.jpg"
             Image.fromarray(made.pixels).save(path, quality=90)
             yield StreetQuery(path, made.box, entry.item.id)
 
 
-def list_crops(pictures: Sequence[Path], table: Path) -> Path:
-    """A table of `OTHERS` random regions of `pictures`, each an item of its own."""
+def list_crops(pictures: Sequence[Path], table: Path, count: int) -> Path:
+    """A table of `count` random regions of `pictures`, each an item of its own."""
     random = np.random.default_rng(SEED)
     sizes = [(picture.width, picture.height) for picture in map(images.load, pictures)]
     with table.open("w") as file:
-        for number in range(OTHERS):
-            place = number * len(pictures) // OTHERS  # crops of one picture follow one another: read once
+        for number in range(count):
+            place = number * len(pictures) // count  # crops of one picture follow one another: read once
             width, height = sizes[place]
             w, h = random.uniform(0.2, 0.6, 2) * (width, height)
             x, y = random.uniform(0, (width - w, height - h))
@@ -180,8 +203,8 @@ def _measured(place: Path, system: System, queries: Sequence[StreetQuery]) -> di
 def _indexing_figures(catalogue: Catalogue, report: Report) -> dict[str, Any]:
     facts = info(catalogue)
     return {
-        "pictures": facts["pictures"],
-        "pictures_per_s": round(report.encoded / report.seconds, 1) if report.encoded else None,
+        "regions": facts["regions"],
+        "pictures_per_s": round(report.encoded / report.seconds, 1),
         "seconds": round(report.seconds, 2),
         "bytes_per_picture": facts["bytes"] // facts["pictures"],
     }
@@ -195,12 +218,11 @@ def _told(figures: dict[str, Any], folder: Path, query: StreetQuery) -> Iterator
         names = f"{row['gallery']:24}{row['encoder']:20}{row['regions']:14}{row['rerank']:13}"
         numbers = f"{row['mAP@100']:8.3f}{row['R@1']:7.3f}{row['R@10']:7.3f}{row['query_ms']['total']:7.1f}"
         yield names + numbers
-    indexing = figures["indexing"]
     yield ""
     yield figures["note"]
-    if indexing["pictures_per_s"]:
-        speed, size = indexing["pictures_per_s"], indexing["bytes_per_picture"]
-        yield f"indexing: {speed} pictures/s; {size:,} bytes a picture"
+    for name, made in figures["indexing"].items():
+        speed, size = made["pictures_per_s"], made["bytes_per_picture"]
+        yield f"indexing ({name}): {speed} pictures/s, {size:,} bytes a picture"
     yield f"figures: {folder / 'figures.json'}    contact sheet: {folder / 'sheet.jpg'}"
     yield ""
     yield "next:"

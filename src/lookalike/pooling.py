@@ -3,13 +3,13 @@
 Plain numpy; results keep the type of the maps. GeM is Radenović et al., PAMI 2018. Regional GeM, scale GeM
 and ReLUP are Shao et al., ICCV 2023 ("SuperGlobal"), whose GeM+ is GeM with p = 4.6 and eps = 1e-8.
 
-`shares` (B, H, W), one row per map summing to 1, says how much each cell counts; None means all alike.
-`coverage` makes them from boxes.
+`shares` (B, H, W), summing to 1 for each map, says how much each cell counts; None means all alike.
+`coverage` and `tapered` make them from boxes.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from lookalike.values import Box, Floats
 
 Real = NDArray[np.floating[Any]]  # float32 or float64: what comes in is what goes out
+Doubles = NDArray[np.float64]
 
 
 def mean(maps: Real, shares: Real | None = None) -> Real:
@@ -83,15 +84,25 @@ def coverage(boxes: Sequence[Box], height: int, width: int) -> Floats:
 
     A box over columns 0 to 1.5 gives the first column 2/3 and the second 1/3. Boxes lie inside the map.
     """
-    corners = np.asarray([box.corners for box in boxes], np.float32).reshape(-1, 4)
-    across = _overlaps(corners[:, 0], corners[:, 2], width)
-    down = _overlaps(corners[:, 1], corners[:, 3], height)
-    covered = down[:, :, None] * across[:, None, :]
-    return np.asarray(covered / covered.sum((1, 2), keepdims=True), np.float32)
+    return _shares(boxes, height, width, lambda place: place)
 
 
-def _overlaps(starts: Floats, ends: Floats, cells: int) -> Floats:
-    """Length of each interval inside each unit cell: (B,), (B,) -> (B, cells)."""
-    cell = np.arange(cells, dtype=np.float32)
-    overlaps = np.minimum(ends[:, None], cell + 1) - np.maximum(starts[:, None], cell)
-    return np.asarray(np.maximum(overlaps, 0), np.float32)
+def tapered(boxes: Sequence[Box], height: int, width: int) -> Floats:
+    """Like `coverage`, but the middle of a box counts most: a cosine each way, down to 0 at the edges."""
+    return _shares(boxes, height, width, lambda place: np.sin(np.pi * (place - 0.5)))
+
+
+def _shares(boxes: Sequence[Box], height: int, width: int, integral: Callable[[Doubles], Doubles]) -> Floats:
+    """`integral` is of the density along one side of a box, whose places run from 0 to 1."""
+    corners = np.asarray([box.corners for box in boxes], np.float64).reshape(-1, 4)
+    across = _masses(corners[:, 0], corners[:, 2], width, integral)
+    down = _masses(corners[:, 1], corners[:, 3], height, integral)
+    return np.asarray(down[:, :, None] * across[:, None, :], np.float32)
+
+
+def _masses(starts: Doubles, ends: Doubles, cells: int, integral: Callable[[Doubles], Doubles]) -> Doubles:
+    """What lies in each unit cell of intervals (B,), (B,) -> (B, cells), summing to 1."""
+    borders = np.arange(cells + 1, dtype=np.float64)
+    places = np.clip((borders - starts[:, None]) / (ends - starts)[:, None], 0, 1)
+    masses = np.diff(integral(places), axis=1)
+    return np.asarray(masses / masses.sum(1, keepdims=True))

@@ -1,0 +1,240 @@
+"""What is stored, changed: every statement that adds, replaces or removes items, pictures and regions.
+
+Functions take the connection of a `Database.write` block, which makes them durable or undoes them. Removing a
+row removes what hangs on it (foreign keys); the schema's triggers note removed regions and drop words.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import sqlite3
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
+
+from lookalike.errors import BadInput
+from lookalike.store.table import fact, folded, halves, to_text, to_value
+from lookalike.values import AttributeValue, Item, Row
+
+
+class _Picture(NamedTuple):
+    item: str
+    sha256: str
+    origin: str
+    source: str
+    width: int
+    height: int
+
+
+# corners, score, the caption's text and author, vector: what makes two regions the same
+_Region = tuple[tuple[float | None, ...], float, tuple[str, str] | None, bytes]
+
+
+def add(connection: sqlite3.Connection, rows: Sequence[Row], run: int) -> None:
+    """Upsert pictures: the rows of one (item, sha256) from one source are that picture's regions."""
+    vectors = halves([row.vector for row in rows], int(fact(connection, "dim")))
+    items: dict[str, Item] = {}
+    pictures: dict[_Picture, list[_Region]] = {}
+    for row, vector in zip(rows, vectors, strict=True):
+        if _says_more(row.item) or row.item.id not in items:
+            items[row.item.id] = row.item
+        origin, source = to_text(row.origin), to_text(row.source)
+        picture = _Picture(row.item.id, row.sha256, origin, source, row.width, row.height)
+        pictures.setdefault(picture, []).append(_region(row, vector.tobytes()))
+    try:
+        keys = {}
+        reworded = set()
+        for item in items.values():
+            keys[item.id], changed = _put_item(connection, item)
+            if changed:
+                reworded.add(keys[item.id])
+        for picture, regions in pictures.items():
+            item_key = keys[picture.item]
+            if _put_picture(connection, item_key, picture, run, regions):
+                reworded.add(item_key)
+    except UnicodeEncodeError as error:
+        raise BadInput(f"text that is not valid Unicode cannot be stored: {error.object!r}") from None
+    except OverflowError:
+        raise BadInput("an attribute is a whole number beyond 64 bits", "give it as text") from None
+    _put_words(connection, reworded)
+
+
+def start_run(connection: sqlite3.Connection) -> int:
+    (run,) = connection.execute(
+        "UPDATE meta SET value = value + 1 WHERE key = 'run' RETURNING value"
+    ).fetchone()
+    return int(run)
+
+
+def mark(connection: sqlite3.Connection, origin: str, sources: Iterable[str], run: int) -> None:
+    origin = to_text(origin)
+    connection.executemany(
+        "UPDATE pictures SET run = ? WHERE origin = ? AND source = ? AND run < ?",
+        ((run, origin, to_text(source), run) for source in sources),
+    )
+
+
+def prune(connection: sqlite3.Connection, origin: str, run: int) -> int:
+    """Remove the pictures of `origin` not seen in `run`; -> how many."""
+    gone = connection.execute(
+        "DELETE FROM pictures WHERE origin = ? AND run < ? RETURNING item", (to_text(origin), run)
+    ).fetchall()
+    _settle(connection, {item for (item,) in gone})
+    return len(gone)
+
+
+def remove(connection: sqlite3.Connection, items: Iterable[str]) -> int:
+    """Remove items by id; -> how many pictures they had. BadInput names unknown ids."""
+    keys, unknown = [], []
+    for item in dict.fromkeys(items):
+        found = connection.execute("SELECT key FROM items WHERE id = ?", (item,)).fetchone()
+        if found:
+            keys.append(found)
+        else:
+            unknown.append(item)
+    if unknown:
+        more = f" and {len(unknown) - 5} more" if len(unknown) > 5 else ""
+        raise BadInput(f"no such item: {', '.join(map(repr, unknown[:5]))}{more}", "nothing was removed")
+    (before,) = connection.execute("SELECT count(*) FROM pictures").fetchone()
+    connection.executemany("DELETE FROM items WHERE key = ?", keys)
+    (after,) = connection.execute("SELECT count(*) FROM pictures").fetchone()
+    return int(before - after)
+
+
+def remove_regions(connection: sqlite3.Connection, keys: Iterable[int]) -> None:
+    """Remove regions by key, then pictures and items that have none left. Unknown keys are passed over."""
+    listed = json.dumps([int(key) for key in keys])
+    touched = connection.execute(
+        "SELECT DISTINCT picture, item FROM regions JOIN pictures ON pictures.key = picture"
+        " WHERE regions.key IN (SELECT value FROM json_each(?))",
+        (listed,),
+    ).fetchall()
+    connection.execute("DELETE FROM regions WHERE key IN (SELECT value FROM json_each(?))", (listed,))
+    connection.executemany(
+        "DELETE FROM pictures WHERE key = ?"
+        " AND NOT EXISTS (SELECT 1 FROM regions WHERE picture = pictures.key)",
+        ((picture,) for picture, _item in touched),
+    )
+    _settle(connection, {item for _picture, item in touched})
+
+
+def _says_more(item: Item) -> bool:
+    """Whether it tells more than its id."""
+    return bool(item.title or item.attributes)
+
+
+def _put_item(connection: sqlite3.Connection, item: Item) -> tuple[int, bool]:
+    """-> the item's key, and whether anything changed. An item with only an id changes nothing stored."""
+    wanted = [(name, value) for name, values in item.attributes.items() for value in _several(values)]
+    pairs = [(name, to_value(value)) for name, value in wanted]
+    stored = connection.execute("SELECT key, title FROM items WHERE id = ?", (item.id,)).fetchone()
+    if stored is None:
+        insert = "INSERT INTO items (id, title) VALUES (?, ?) RETURNING key"
+        (key,) = connection.execute(insert, (item.id, item.title)).fetchone()
+    else:
+        key, title = stored
+        if not _says_more(item):
+            return key, False
+        present = connection.execute(
+            "SELECT name, value FROM attributes WHERE item = ? ORDER BY position", (key,)
+        )
+        if title == item.title and repr(present.fetchall()) == repr(pairs):  # repr, as 1 == 1.0
+            return key, False
+        connection.execute("UPDATE items SET title = ? WHERE key = ?", (item.title, key))
+        connection.execute("DELETE FROM attributes WHERE item = ?", (key,))
+    connection.executemany(
+        "INSERT INTO attributes VALUES (?, ?, ?, ?, ?)",
+        ((key, place, name, to_value(value), folded(value)) for place, (name, value) in enumerate(wanted)),
+    )
+    return key, True
+
+
+def _several(values: AttributeValue | tuple[AttributeValue, ...]) -> tuple[AttributeValue, ...]:
+    return values if isinstance(values, tuple) else (values,)
+
+
+def _put_picture(
+    connection: sqlite3.Connection, item: int, picture: _Picture, run: int, regions: list[_Region]
+) -> bool:
+    """-> whether regions came or went."""
+    place = (picture.origin, picture.source, picture.width, picture.height, run)
+    stored = connection.execute(
+        "SELECT key FROM pictures WHERE item = ? AND sha256 = ?", (item, picture.sha256)
+    ).fetchone()
+    if stored is None:
+        (key,) = connection.execute(
+            "INSERT INTO pictures (origin, source, width, height, run, item, sha256)"
+            " VALUES (?, ?, ?, ?, ?, ?, ?) RETURNING key",
+            (*place, item, picture.sha256),
+        ).fetchone()
+    else:
+        (key,) = stored
+        connection.execute(
+            "UPDATE pictures SET origin = ?, source = ?, width = ?, height = ?, run = ? WHERE key = ?",
+            (*place, key),
+        )
+    changed = _put_regions(connection, key, regions)
+    if picture.source:  # a source of an item holds one content: an older one is gone
+        replaced = connection.execute(
+            "DELETE FROM pictures WHERE item = ? AND origin = ? AND source = ? AND key <> ?",
+            (item, picture.origin, picture.source, key),
+        )
+        changed |= replaced.rowcount > 0
+    return changed
+
+
+def _put_regions(connection: sqlite3.Connection, picture: int, regions: list[_Region]) -> bool:
+    """Make these the picture's regions; the same ones keep their keys. -> whether anything changed."""
+    present = connection.execute(
+        "SELECT x0, y0, x1, y1, score, text, by, vector FROM regions JOIN vectors ON vectors.region = key"
+        " LEFT JOIN captions ON captions.region = key WHERE picture = ? ORDER BY key",
+        (picture,),
+    ).fetchall()
+    if regions == [
+        (tuple(corners), score, None if text is None else (text, by), vector)
+        for *corners, score, text, by, vector in present
+    ]:
+        return False
+    connection.execute("DELETE FROM regions WHERE picture = ?", (picture,))
+    for corners, score, caption, vector in regions:
+        (key,) = connection.execute(
+            "INSERT INTO regions (picture, x0, y0, x1, y1, score) VALUES (?, ?, ?, ?, ?, ?) RETURNING key",
+            (picture, *corners, score),
+        ).fetchone()
+        connection.execute("INSERT INTO vectors VALUES (?, ?)", (key, vector))
+        if caption is not None:
+            connection.execute("INSERT INTO captions VALUES (?, ?, ?)", (key, *caption))
+    return True
+
+
+def _region(row: Row, vector: bytes) -> _Region:
+    if not math.isfinite(row.score):
+        raise BadInput(f"{row.source}: a region's score must be a finite number, not {row.score}")
+    corners = (None, None, None, None) if row.box is None else row.box.corners
+    caption = row.caption
+    kept = (caption.text, caption.by) if caption is not None and caption.text else None
+    return corners, float(row.score), kept, vector
+
+
+def _settle(connection: sqlite3.Connection, items: Iterable[int]) -> None:
+    """After pictures went: items without any go too, and the words of the others follow."""
+    connection.executemany(
+        "DELETE FROM items WHERE key = ? AND NOT EXISTS (SELECT 1 FROM pictures WHERE item = items.key)",
+        ((item,) for item in items),
+    )
+    _put_words(connection, items)
+
+
+def _put_words(connection: sqlite3.Connection, items: Iterable[int]) -> None:
+    """Write anew what full-text search finds the items by."""
+    for key in sorted(items):
+        connection.execute("DELETE FROM words WHERE rowid = ?", (key,))
+        connection.execute(
+            "INSERT INTO words (rowid, title, attributes, captions) SELECT key, title,"
+            " (SELECT group_concat(value, ' ') FROM attributes"
+            "  WHERE item = items.key AND typeof(value) <> 'blob'),"
+            " (SELECT group_concat(text, ' ') FROM pictures JOIN regions ON picture = pictures.key"
+            "  JOIN captions ON region = regions.key WHERE item = items.key)"
+            " FROM items WHERE key = ?",
+            (key,),
+        )

@@ -1,0 +1,133 @@
+"""The default encoder: EfficientNet-Lite2 trained on ImageNet, shipped inside the package.
+
+tools/export_efficientnet.py makes the file and says what it takes and yields; benchmarks/descriptor.py has
+the measurements behind the choices below.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from lookalike import pooling
+from lookalike.errors import WeightsError
+from lookalike.values import Box, Floats, Maps, Picture, Pixels, Region, unit
+
+SHIPPED = Path(__file__).with_name("efficientnet-lite2.onnx")
+SHIPPED_NAME, SHIPPED_DIM = "efficientnet-lite2", 352
+SHIPPED_SHA256 = "5fdf8713ff9ed2a361f9183a39e1d2ab28eadb414cfe5138b6247f5eda2bb522"
+
+SIDE = 288  # pixels of the square a picture is fitted into
+CELL = 32  # pixels that one cell of the map stands for, each way
+POWER = 3  # of pooling.salient
+CHUNK = 16  # pictures per forward pass: bounds the memory
+RECIPE = f"longer side {SIDE} bicubic, centred on its mean colour; last block, tapered, salient {POWER}"
+
+
+class EfficientNet:
+    """Descriptors from the last block of EfficientNet-Lite. It has no language and looks at no caption.
+
+    `weights` None is the shipped file; another one comes from tools/export_efficientnet.py. `threads` is how
+    many cores the encoder may use, None for all that the process may. WeightsError where the file is absent,
+    damaged or something else.
+    """
+
+    def __init__(self, weights: Path | None = None, threads: int | None = None) -> None:
+        self._path = weights or SHIPPED
+        self._threads = threads or _cores()
+        self._opening = threading.Lock()
+        self._session: Any = None  # opened by the first call that needs it
+        sha256 = _sha256(self._path)
+        if weights is None:
+            if sha256 != SHIPPED_SHA256:
+                raise WeightsError(f"{SHIPPED.name} is damaged", "install lookalike again")
+            self.name, self.dim = SHIPPED_NAME, SHIPPED_DIM
+        else:
+            session = self._opened()
+            self.name = session.get_modelmeta().custom_metadata_map["name"]
+            self.dim = session.get_outputs()[0].shape[1]
+        self.fingerprint = hashlib.sha256(f"{sha256}; {RECIPE}".encode()).hexdigest()[:16]
+
+    def pictures(self, regions: Sequence[Region], captions: Sequence[str] | None = None) -> Floats:
+        """(N,) regions -> (N, D), unit rows. Each region's own pixels go through the network."""
+        rows = np.empty((len(regions), self.dim), np.float32)
+        for start in range(0, len(regions), CHUNK):
+            chunk = slice(start, start + CHUNK)
+            maps = self._maps([region.pixels for region in regions[chunk]])
+            inside = pooling.tapered(maps.frames, *maps.values.shape[2:])
+            rows[chunk] = unit(pooling.salient(maps.values, POWER, inside))
+        return rows
+
+    def texts(self, texts: Sequence[str]) -> None:
+        """None: it has no language."""
+
+    def maps(self, pictures: Sequence[Picture]) -> Maps:
+        """Whole pictures -> the last block's maps (B, D, 9, 9), linear and signed."""
+        return self._maps([picture.pixels for picture in pictures])
+
+    def _maps(self, pictures: Sequence[Pixels]) -> Maps:
+        canvas = np.empty((len(pictures), SIDE, SIDE, 3), np.uint8)
+        frames = tuple(_draw(pixels, square) for pixels, square in zip(pictures, canvas, strict=True))
+        (values,) = self._opened().run(["block"], {"pixels": canvas})
+        return Maps(values, frames)
+
+    def _opened(self) -> Any:
+        with self._opening:
+            if self._session is None:
+                self._session = _open(self._path, self._threads)
+            return self._session
+
+
+def _draw(pixels: Pixels, square: Pixels) -> Box:
+    """Fit a picture into the middle of a square, in place, aspect kept; where it lies, in cells.
+
+    Its own mean colour fills the rest: grey or mirrored borders look like edges to the network.
+    """
+    height, width = pixels.shape[:2]
+    scale = SIDE / max(height, width)
+    across, down = max(1, round(width * scale)), max(1, round(height * scale))
+    left, top = (SIDE - across) // 2, (SIDE - down) // 2
+    image = Image.fromarray(pixels).resize((across, down), Image.Resampling.BICUBIC, reducing_gap=3)
+    drawn = np.asarray(image)
+    square[:] = drawn.mean((0, 1))
+    square[top : top + down, left : left + across] = drawn
+    return Box(left / CELL, top / CELL, (left + across) / CELL, (top + down) / CELL)
+
+
+def _open(path: Path, threads: int) -> Any:
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    try:
+        session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # onnxruntime's errors have no base of their own
+        raise WeightsError(f"{path.name} is not an ONNX file that can be used: {error}") from error
+    if "name" not in session.get_modelmeta().custom_metadata_map or "block" not in [
+        output.name for output in session.get_outputs()
+    ]:
+        raise WeightsError(
+            f"{path.name} is another model", "tools/export_efficientnet.py writes the right kind"
+        )
+    return session
+
+
+def _sha256(path: Path) -> str:
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise WeightsError(f"{path} cannot be read: {error.strerror}") from error
+
+
+def _cores() -> int:
+    """What this process may use: fewer than the machine has, in a container."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -2,11 +2,12 @@
 
     python benchmarks/encoder.py TEST [--rounds N]
 
-TEST is a folder of product photographs. Pictures per second of the network alone at 288 px, for one caller
-with one picture or eight, and for two callers with eight each: medians over rounds in which every runtime
-takes its turn, so that a busy machine slows all alike. Quality: the mean cosine of a street query's
-descriptor to the fp32 file's, and the change of mAP with given boxes. int8 is calibrated on the photographs
-that scikit-image and scikit-learn bundle. Needs the extra `export`; without openvino its rows are left out.
+TEST is a folder of product photographs. Speed is of the network alone at 288 px, for one caller with one
+picture or eight and for two callers with eight each: pictures per second and processor time per picture,
+medians over rounds in which every runtime takes its turn, so that a busy machine slows all alike. Quality is
+the mean cosine of a street query's descriptor to the fp32 file's, and the change of mAP with given boxes.
+int8 is calibrated on the photographs that scikit-image and scikit-learn bundle. Needs the extra `export`;
+without openvino its rows are left out.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from statistics import median
+from typing import Any
 
 import numpy as np
 import onnx
@@ -119,13 +121,14 @@ def runtimes(folder: Path) -> Iterator[tuple[str, Forward]]:
     yield FULL, onnx_forward(full)
 
 
-def rate(forward: Forward, squares: Pixels, callers: int = 1) -> float:
-    """Pictures per second of `callers` at once, about half a second's worth."""
-    calls = max(1, 16 // len(squares))
+def speed(forward: Forward, squares: Pixels, callers: int) -> tuple[float, float]:
+    """Pictures per second of `callers` at once, and processor milliseconds per picture."""
+    calls = max(1, 8 // len(squares))
+    pictures = callers * calls * len(squares)
     with ThreadPoolExecutor(callers) as pool:
-        start = time.perf_counter()
+        start, busy = time.perf_counter(), time.process_time()
         list(pool.map(lambda _: [forward(squares) for _ in range(calls)], range(callers)))
-        return callers * calls * len(squares) / (time.perf_counter() - start)
+        return pictures / (time.perf_counter() - start), 1000 * (time.process_time() - busy) / pictures
 
 
 def descriptors(forward: Forward, regions: list[Region]) -> Floats:
@@ -161,23 +164,27 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         forwards = dict(runtimes(Path(folder)))
         quality = {name: mean_precision(forward, test) for name, forward in forwards.items()}
-        rates: dict[tuple[str, str], list[float]] = {(name, load): [] for name in forwards for load in loads}
+        measured: dict[tuple[str, str], list[tuple[float, float]]] = {
+            (name, load): [] for name in forwards for load in loads
+        }
         for _ in range(options.rounds):
-            for (name, load), measured in rates.items():
-                measured.append(rate(forwards[name], *loads[load]))
+            for (name, load), speeds in measured.items():
+                speeds.append(speed(forwards[name], *loads[load]))
 
     exact, best = quality[FULL]
-    base = {load: median(rates[next(iter(forwards)), load]) for load in loads}
+    first = next(iter(forwards))
+    heads = [*loads, *(f"CPU ms, {load}" for load in loads), "cosine to fp32", "mAP"]
     print(f"{options.rounds} rounds, {CORES} threads, {SIDE} px; pictures/s (times the first row)\n")
-    print("| | " + " | ".join([*loads, "cosine to fp32", "mAP"]) + " |\n|" + "---|" * (len(loads) + 3))
+    print("| | " + " | ".join(heads) + " |\n|" + "---|" * (len(heads) + 1))
     for name, (queries, precision) in quality.items():
-        speeds = [
-            f"{median(rates[name, load]):.1f} ({median(rates[name, load]) / base[load]:.2f})"
-            for load in loads
-        ]
-        cosine = (queries * exact).sum(1).mean()
-        change = f"{precision:.4f} ({precision - best:+.4f})"
-        print("| " + " | ".join([name, *speeds, f"{cosine:.5f}", change]) + " |")
+        cells = []
+        for load in loads:
+            rate, base = (median(rate for rate, _ in measured[each, load]) for each in (name, first))
+            cells.append(f"{rate:.1f} ({rate / base:.2f})")
+        cells += [f"{median(busy for _, busy in measured[name, load]):.1f}" for load in loads]
+        cells.append(f"{(queries * exact).sum(1).mean():.5f}")
+        cells.append(f"{precision:.4f} ({precision - best:+.4f})")
+        print("| " + " | ".join([name, *cells]) + " |")
     everything(test.whole)
 
 
@@ -193,8 +200,8 @@ def everything(regions: list[Region]) -> None:
             encoder.pictures(batch[:size])
             times.append(time.perf_counter() - start)
         rates.append(f"{size / median(times):.1f}")
-    size = f"{batch[0].picture.width} x {batch[0].picture.height}"
-    print(f"\nEfficientNet.pictures, {size} pixels: {rates[0]} a second one by one, {rates[1]} by eight")
+    shape = f"{batch[0].picture.width} x {batch[0].picture.height}"
+    print(f"\nEfficientNet.pictures, {shape} pixels: {rates[0]} a second one by one, {rates[1]} by eight")
 
 
 if __name__ == "__main__":

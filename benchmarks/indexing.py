@@ -82,11 +82,9 @@ def main() -> None:
             decode, encode = limit_per_picture(folder)
             command = [sys.executable, __file__, "--once", str(folder), str(Path(place) / "shop")]
             done = json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
-        limit = count * (decode + encode) / cores
-        print(
-            f"| {count:,} | {decode * 1000:.1f} | {encode * 1000:.1f} | {limit:.1f} | {done['seconds']:.1f} "
-            f"| {done['seconds'] / limit:.2f} | {count / done['seconds']:.0f} | {done['peak_bytes'] / 1e6:.0f} |"
-        )
+        limit, wall, peak = count * (decode + encode) / cores, done["seconds"], done["peak_bytes"] / 1e6
+        work = f"| {count:,} | {decode * 1000:.1f} | {encode * 1000:.1f} | {limit:.1f} "
+        print(work + f"| {wall:.1f} | {wall / limit:.2f} | {count / wall:.0f} | {peak:.0f} |", flush=True)
 
 
 if __name__ == "__main__":

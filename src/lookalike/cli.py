@@ -101,6 +101,10 @@ def index(
         )
     else:
         _print_report(report, to)
+    if report.listed == 0:
+        raise LookalikeError(
+            "no pictures found", "a folder's pictures end in .jpg, .jpeg, .png, .webp or .heic"
+        )
     if report.listed == len(report.skipped):
         raise typer.Exit(1)
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+from lookalike import weights
 from lookalike.catalogue import Catalogue
 from lookalike.errors import BadInput, CatalogueError
 from lookalike.roles import Encoder, RegionFinder, Reranker
@@ -83,10 +85,18 @@ def open_catalogue(folder: Path | str, settings: Settings | None = None, create:
 
 
 def open_encoder(named: str | Encoder) -> Encoder:
-    """An encoder by name; an object is taken as it is."""
+    """An encoder by name; an object is taken as it is.
+
+    "hub:NAME" is a hub model that was pulled, "hub:FOLDER" one in a folder.
+    """
     if not isinstance(named, str):
         return named
-    made: Encoder = _named("encoder", named, ENCODERS)()
+    if named.startswith("hub:"):
+        from lookalike.encoders import HubEncoder
+
+        return HubEncoder(named.removeprefix("hub:"))
+    hubs = [f"hub:{record.name}" for record in weights.records() if isinstance(record.source, weights.Hub)]
+    made: Encoder = _named("encoder", named, ENCODERS, hubs)()
     return made
 
 
@@ -106,10 +116,11 @@ def open_reranker(named: str | Reranker) -> Reranker | None:
     return made
 
 
-def _named(kind: str, name: str, table: dict[str, str]) -> Any:
+def _named(kind: str, name: str, table: dict[str, str], others: Sequence[str] = ()) -> Any:
     if name not in table:
-        near = get_close_matches(name, table, n=1)
+        known = [*table, *others]
+        near = get_close_matches(name, known, n=1)
         meant = f"did you mean {near[0]}? " if near else ""
-        raise BadInput(f"no {kind} is called {name!r}", f"{meant}known: {', '.join(table)}")
+        raise BadInput(f"no {kind} is called {name!r}", f"{meant}known: {', '.join(known)}")
     module, _, attribute = table[name].partition(":")
     return getattr(import_module(module), attribute)

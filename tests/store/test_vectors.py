@@ -1,5 +1,6 @@
 """Search against brute force in numpy, with and without a graph."""
 
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -8,7 +9,7 @@ from making import DIM, many, row, vectors
 
 from lookalike.errors import BadInput
 from lookalike.store import LocalStore
-from lookalike.store.vectors import BLOCK
+from lookalike.store.vectors import BLOCK, Gallery
 from lookalike.values import Floats, Item, Keys
 
 
@@ -75,19 +76,28 @@ def test_search_stays_exact_through_additions_and_removals(tmp_path: Path) -> No
                     assert np.array_equal(view.vectors(view.keys), [found.vector for found in oracle.rows])
 
 
-def test_more_rows_than_fit_in_a_block(tmp_path: Path) -> None:
-    count = BLOCK + 500
+def test_more_rows_than_fit_in_a_block() -> None:
+    """In memory only: the table would take a while to fill."""
+    count = BLOCK + 5000
     drawn = vectors(count, dim=4)
-    rows = [row(f"item-{n // 50}", f"{n}.jpg", vector=vector) for n, vector in enumerate(drawn)]
-    with LocalStore(tmp_path, 4, write=True) as store:
-        store.add(rows, run=1)
-        store.add([row("last", vector=drawn[7])], run=1)
-        with store.view() as view:
-            keys, scores = view.search(drawn[[7]], 300)
-            assert np.array_equal(view.vectors(view.keys[:-1]), drawn)
-            assert {1 + 7, count + 1} <= set(keys[0].tolist())
-            expected = np.sort(np.append(drawn, drawn[[7]], axis=0) @ drawn[7])[::-1][:300]
-            assert np.allclose(scores[0], expected, atol=1e-6)
+    keys = np.arange(1, count + 1)
+    gallery, none = Gallery.empty(4, "1", 0), np.zeros(0, np.int64)
+    with ThreadPoolExecutor(2) as threads:
+        for first, last in ((0, 100), (100, BLOCK - 3), (BLOCK - 3, BLOCK + 2), (BLOCK + 2, count)):
+            before = gallery
+            fresh = slice(first, last)
+            gallery = gallery.grown(
+                keys[fresh], keys[fresh] % 1000, [drawn[fresh].astype(np.float16)], none, 0
+            )
+            assert np.array_equal(gallery.vectors(keys[:last]), drawn[:last])
+            assert len(before) == first
+            for asked in (drawn[[7]], drawn[[7, last - 1]]):
+                found, scores = gallery.search(asked, 50, None, True, threads)
+                assert np.allclose(scores, -np.sort(-(asked @ drawn[:last].T), axis=1)[:, :50], atol=1e-6)
+                assert 8 in found[0]
+                filtered, _ = gallery.search(asked, 50, np.array([8]), True, threads)
+                assert (filtered % 1000 == 8).all()
+                assert filtered[0, 0] == 8
 
 
 @pytest.mark.parametrize("top", [1, 5, 20, 29])
@@ -122,6 +132,19 @@ def test_filters_are_exact_and_shorten_the_answer(tmp_path: Path) -> None:
                 keys, scores = view.search(asked, 50, where)
                 assert keys.shape == (2, min(50, len(allowed)))
                 agree((keys, scores), [oracle.search(query, 50, allowed) for query in asked])
+
+
+def test_replaced_regions_do_not_show_under_a_filter(tmp_path: Path) -> None:
+    with LocalStore(tmp_path, DIM, write=True) as store:
+        boot = Item("boot", "", {"shelf": 1})
+        store.add([row(boot, "a.jpg", "old", seed=1), row(boot, "b.jpg", seed=2), *many(20)], run=1)
+        with store.view() as view:
+            before = view.keys
+        store.add([row(boot, "a.jpg", "new", seed=3)], run=2)
+        with store.view() as view:
+            expected = [before[1], before[-1] + 1]
+            assert np.sort(view.search(vectors(1), 9, "shelf = 1")[0][0]).tolist() == expected
+            assert view.regions_of(view.owners(view.keys[:1])).tolist() == expected
 
 
 def test_empty_answers_have_the_right_shapes(tmp_path: Path) -> None:

@@ -105,3 +105,17 @@ def test_words_follow_changes(store: LocalStore) -> None:
     assert found(store, "plain") == []
     store.remove(["shoe"])
     assert found(store, "clog") == []
+
+
+def test_words_go_with_a_picture_whose_file_became_another(store: LocalStore) -> None:
+    store.add([row("sock", "3.jpg")], run=1)
+    store.add([row("sock", "2.jpg", "3.jpg")], run=2)  # 2.jpg now has the bytes of 3.jpg
+    assert found(store, "striped") == []
+
+
+def test_words_go_with_pruned_pictures(store: LocalStore) -> None:
+    store.add([row("sock", "sock.jpg", seed=3)], run=2)
+    store.prune("shop", 2)
+    assert found(store, "striped") == []
+    assert found(store, "boot") == []
+    assert found(store, "Straße") == ["sock"]

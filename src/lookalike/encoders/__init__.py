@@ -2,5 +2,6 @@
 
 from lookalike.encoders.efficientnet import EfficientNet
 from lookalike.encoders.histogram import ColourHistogram
+from lookalike.encoders.hub import HubEncoder
 
-__all__ = ["ColourHistogram", "EfficientNet"]
+__all__ = ["ColourHistogram", "EfficientNet", "HubEncoder"]

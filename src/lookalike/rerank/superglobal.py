@@ -40,13 +40,17 @@ class SuperGlobal:
         # Published weights may be negative, and their sum then vanish: here an unlike neighbour counts 0.
         weight = self.beta * np.take_along_axis(alike, nearest, axis=1).clip(min=0)
         weight[:, 0] = 1
-        mixing = np.zeros_like(alike)
-        np.put_along_axis(mixing, nearest, weight / weight.sum(axis=1, keepdims=True), axis=1)
-        refined = mixing @ shortlist  # (M, D); not unit length, as published
-        direct = refined @ query
+        weight /= weight.sum(axis=1, keepdims=True)
+
+        def refined_towards(direction: Floats) -> Floats:
+            """Refined members times a direction (D,), without making the (M, D) refined members."""
+            return np.asarray((weight * (shortlist @ direction)[nearest]).sum(axis=1))
+
+        direct = refined_towards(query)
         best = np.argsort(-direct, kind="stable")[:take]
-        expanded = refined[best].max(axis=0)  # the query itself is left out, as published
-        return np.asarray((direct + refined @ expanded) / 2)
+        refined = np.einsum("bk,bkd->bd", weight[best], shortlist[nearest[best]])  # not unit, as published
+        expanded = refined.max(axis=0)  # the query itself is left out, as published
+        return np.asarray((direct + refined_towards(expanded)) / 2)
 
 
 def _largest(rows: Floats, take: int) -> np.ndarray:

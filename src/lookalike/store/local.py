@@ -21,7 +21,7 @@ from lookalike.store.database import FILE, Database, copy_database, room_for
 from lookalike.store.vectors import Gallery, load_faiss
 from lookalike.values import Counts, Floats, Keys, Row
 
-_GRAPH_FROM = 200_000  # regions; below, exact search costs less than 10 ms (benchmarks/store.py)
+_GRAPH_FROM = 80_000  # regions; below, exact search for three regions of a query costs some 10 ms at most
 _DEAD = 0.25  # this part of the rows in memory may be removed ones before all are loaded anew
 _WORDS = 64  # of a full-text query; the rest is not looked at
 

@@ -236,3 +236,7 @@ def test_wrong_flags_and_files_are_told_apart_by_exit_status(tmp_path: Path) -> 
     assert missing.stderr.startswith("error: ")
     assert "hint: " in missing.stderr
     assert lookalike_cli("index", tmp_path / "absent", "--to", tmp_path / "shop").returncode == 1
+    assert not (tmp_path / "shop").exists()
+    (tmp_path / "bare").mkdir()
+    nothing = lookalike_cli("index", tmp_path / "bare", "--to", tmp_path / "shop")
+    assert (nothing.returncode, "no pictures found" in nothing.stderr) == (1, True)

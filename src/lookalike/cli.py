@@ -78,8 +78,11 @@ def index(
     as_json: JsonOption = False,
 ) -> None:
     """Add pictures to a catalogue. Killed or stopped, run it again: what is stored is not encoded twice."""
+    from lookalike.datasets import listing
     from lookalike.settings import Settings, open_catalogue
 
+    for source in sources:
+        listing(source)  # a mistyped SOURCE fails here, before an empty catalogue is made
     with (
         open_catalogue(to, Settings(encoder=encoder, regions=regions)) as catalogue,
         _bar("indexing") as on_progress,

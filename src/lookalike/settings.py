@@ -58,10 +58,8 @@ def open_catalogue(folder: Path | str, settings: Settings | None = None, create:
             )
         encoder = open_encoder(settings.encoder or DEFAULT_ENCODER)
         regions = open_regions(settings.regions or DEFAULT_REGIONS, encoder)
-        with LocalStore(folder, dim=encoder.dim, write=True) as made:
-            made.meta.update(
-                encoder=encoder.name, fingerprint=encoder.fingerprint, regions=regions.name, regime="image"
-            )
+        facts = {"encoder": encoder.name, "fingerprint": encoder.fingerprint, "regions": regions.name}
+        LocalStore(folder, dim=encoder.dim, write=True, meta=facts | {"regime": "image"}).close()
     store = LocalStore(folder)
     try:
         encoder = open_encoder(settings.encoder or store.meta["encoder"])

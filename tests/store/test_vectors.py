@@ -42,7 +42,7 @@ def agree(found: tuple[Keys, Floats], oracle: list[list[tuple[int, float]]]) -> 
                 assert len(others) > 1, (place, rank)
 
 
-@pytest.mark.parametrize("queries", [1, 3])
+@pytest.mark.parametrize("queries", [1, 3, 20])
 @pytest.mark.parametrize("top", [1, 10, 10_000])
 def test_exact_search_is_brute_force(tmp_path: Path, queries: int, top: int) -> None:
     with LocalStore(tmp_path, DIM, write=True) as store:
@@ -91,7 +91,7 @@ def test_more_rows_than_fit_in_a_block() -> None:
             )
             assert np.array_equal(gallery.vectors(keys[:last]), drawn[:last])
             assert len(before) == first
-            for asked in (drawn[[7]], drawn[[7, last - 1]]):
+            for asked in (drawn[[7]], drawn[[7] * 10]):
                 found, scores = gallery.search(asked, 50, None, True, threads)
                 assert np.allclose(scores, -np.sort(-(asked @ drawn[:last].T), axis=1)[:, :50], atol=1e-6)
                 assert 8 in found[0]
@@ -215,6 +215,8 @@ def test_a_graph_finds_nearly_what_exact_search_finds(
                 found, scores = view.search(asked, 20)
                 truth, exact_scores = view.search(asked, 20, exact=True)
                 assert recall(found, truth) > 0.95
+                for few in (1, 3):
+                    assert np.array_equal(view.search(asked[:few], 20)[0], found[:few])
                 both = found == truth
                 assert np.array_equal(scores[both], exact_scores[both])
                 assert np.array_equal(view.vectors(view.keys), [vector for _, vector in shelves])

@@ -19,11 +19,11 @@ from PIL import Image
 from lookalike import pooling
 from lookalike.errors import WeightsError
 from lookalike.values import Box, Floats, Maps, Picture, Pixels, Region, unit
+from lookalike.weights import record, sha256_of
 
 SHIPPED = Path(__file__).with_name("efficientnet-lite2.onnx")
-SHIPPED_NAME, SHIPPED_DIM = "efficientnet-lite2", 352
-SHIPPED_SHA256 = "5fdf8713ff9ed2a361f9183a39e1d2ab28eadb414cfe5138b6247f5eda2bb522"
 
+DIM = 352  # channels of its last block
 SIDE = 288  # pixels of the square a picture is fitted into
 CELL = 32  # pixels that one cell of the map stands for, each way
 POWER = 3  # of pooling.salient
@@ -44,11 +44,11 @@ class EfficientNet:
         self._threads = threads or _cores()
         self._opening = threading.Lock()
         self._session: Any = None  # opened by the first call that needs it
-        sha256 = _sha256(self._path)
+        sha256 = sha256_of(self._path)
         if weights is None:
-            if sha256 != SHIPPED_SHA256:
+            if sha256 != record(SHIPPED.stem).files[0].sha256:
                 raise WeightsError(f"{SHIPPED.name} is damaged", "install lookalike again")
-            self.name, self.dim = SHIPPED_NAME, SHIPPED_DIM
+            self.name, self.dim = SHIPPED.stem, DIM
         else:
             self.name, self.dim = _facts(self._opened(), self._path.name)
         self.fingerprint = hashlib.sha256(f"{sha256}; {RECIPE}".encode()).hexdigest()[:16]
@@ -119,14 +119,6 @@ def _facts(session: Any, file: str) -> tuple[str, int]:
     if name is None or channels is None:
         raise WeightsError(f"{file} is another model", "tools/export_efficientnet.py writes the right kind")
     return name, channels
-
-
-def _sha256(path: Path) -> str:
-    try:
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-    except OSError as error:
-        raise WeightsError(f"{path} cannot be read: {error.strerror}") from error
 
 
 def _cores() -> int:

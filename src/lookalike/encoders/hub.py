@@ -316,7 +316,7 @@ def _check_tokenizer(folder: Path) -> None:
 
 
 def _fingerprint(folder: Path, family: _Family, made: _Input) -> str:
-    contents = [_sha256(path) for path in _weight_files(folder)]
+    contents = [weights.sha256_of(path) for path in _weight_files(folder)]
     facts = [*contents, family.model, family.pooling, *map(str, astuple(made))]
     return hashlib.sha256("; ".join(facts).encode()).hexdigest()[:16]
 
@@ -334,14 +334,6 @@ def _weight_files(folder: Path) -> list[Path]:
             "get or make a copy in safetensors",
         )
     raise WeightsError(f"{folder} holds no model: it lacks model.safetensors", _LAYOUT)
-
-
-def _sha256(path: Path) -> str:
-    try:
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-    except OSError as error:
-        raise WeightsError(f"{path} cannot be read: {error.strerror}") from error
 
 
 def _open_model(folder: Path, family: _Family, device: str | None) -> Any:

@@ -20,6 +20,7 @@ Mask = NDArray[np.bool_]
 
 BLOCK = 131_072  # rows whose memory is reserved at once
 _PIECE = 32_768  # rows that are worth a thread of their own
+_FEW = 8  # queries; faiss gives each one thread, whose start and end cost more than the search of a few
 _DRIFT = 0.1  # a graph that misses, or still holds, more than this part of the rows is not asked
 
 
@@ -37,17 +38,26 @@ class Graph:
     index: Any
     size: int
 
-    def search(self, queries: Floats, top: int, alive: Mask) -> tuple[Keys, Floats] | None:
+    def search(self, queries: Floats, top: int, alive: Mask, threads: Executor) -> tuple[Keys, Floats] | None:
         """-> row numbers and scores, both (Q, top); None where exact search is the better choice.
 
-        Recall of the first 400 is .95 even for 100,000 vectors (length 352) in clusters of ten with nothing
-        but noise between, and .99 where clusters lie in larger ones (benchmarks/store.py).
+        Recall of the first 400 is .95 for 100,000 vectors (length 352) in clusters of ten with nothing but
+        noise between, and .96 for a million where clusters lie in larger ones (benchmarks/store.py).
         """
-        breadth = max(128, 4 * top)  # HNSW's efSearch
-        if 50 * breadth > self.size:  # costs as much as looking at every row
+        dearest = self.size // 50  # breadth at which looking at every row costs no more
+        breadth = max(4 * top, min(1024, dearest))  # HNSW's efSearch
+        if breadth > dearest:
             return None
         params = load_faiss().SearchParametersHNSW(efSearch=breadth, sel=_only(alive))
-        scores, rows = self.index.search(queries, top, params=params)
+
+        def ask(some: Floats) -> tuple[Floats, Keys]:
+            found: tuple[Floats, Keys] = self.index.search(some, top, params=params)
+            return found
+
+        if 1 < len(queries) <= _FEW:
+            scores, rows = map(np.concatenate, zip(*threads.map(ask, queries[:, None]), strict=True))
+        else:
+            scores, rows = ask(queries)
         return None if (rows < 0).any() else (rows, scores)
 
 
@@ -166,7 +176,7 @@ class Gallery:
         self, graph: Graph, queries: Floats, top: int, threads: Executor
     ) -> tuple[Keys, Floats] | None:
         """The graph's rows and the newer ones; None where the graph has no answer."""
-        found = graph.search(queries, top, self.alive[: graph.size])
+        found = graph.search(queries, top, self.alive[: graph.size], threads)
         if found is None:
             return None
         rows, scores = found
@@ -178,9 +188,8 @@ class Gallery:
         return _merged(lists, top)
 
     def _exact(self, queries: Floats, top: int, passing: Mask, threads: Executor) -> tuple[Keys, Floats]:
-        # faiss spreads many queries over the cores by itself, but searches for one query with one thread.
-        alone = len(queries) == 1
-        size = max(_PIECE, -(-len(self.keys) // (os.cpu_count() or 1))) if alone else BLOCK
+        few = len(queries) <= _FEW
+        size = max(_PIECE, -(-len(self.keys) // (os.cpu_count() or 1))) if few else BLOCK
         pieces = []
         first = 0  # row of the block
         for block in self.blocks:
@@ -194,7 +203,7 @@ class Gallery:
         def best(piece: tuple[Halves, Keys, Mask]) -> tuple[Keys, Floats]:
             return _best(queries, *piece, top)
 
-        return _merged(list(threads.map(best, pieces) if alone else map(best, pieces)), top)
+        return _merged(list(threads.map(best, pieces) if few else map(best, pieces)), top)
 
     def _of(self, items: Keys) -> Mask:
         """Which rows belong to these items. Item keys are small numbers, so a table is the fastest way."""

@@ -21,7 +21,8 @@ from lookalike.errors import WeightsError
 from lookalike.values import Box, Floats, Maps, Picture, Pixels, Region, unit
 from lookalike.weights import record, sha256_of
 
-SHIPPED = Path(__file__).with_name("efficientnet-lite2.onnx")
+NAME = "efficientnet-lite2"
+SHIPPED = Path(__file__).with_name(f"{NAME}.onnx")
 
 DIM = 352  # channels of its last block
 SIDE = 288  # pixels of the square a picture is fitted into
@@ -46,9 +47,9 @@ class EfficientNet:
         self._session: Any = None  # opened by the first call that needs it
         sha256 = sha256_of(self._path)
         if weights is None:
-            if sha256 != record(SHIPPED.stem).files[0].sha256:
+            if sha256 != record(NAME).files[0].sha256:
                 raise WeightsError(f"{SHIPPED.name} is damaged", "install lookalike again")
-            self.name, self.dim = SHIPPED.stem, DIM
+            self.name, self.dim = NAME, DIM
         else:
             self.name, self.dim = _facts(self._opened(), self._path.name)
         self.fingerprint = hashlib.sha256(f"{sha256}; {RECIPE}".encode()).hexdigest()[:16]

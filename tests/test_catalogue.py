@@ -222,6 +222,8 @@ def test_rank_is_the_path_of_search(tmp_path: Path, open_shop: OpenShop) -> None
         keys, scores = (np.concatenate(part) for part in zip(*blocks, strict=True))
         assert keys.shape == scores.shape == (3, 250)
         assert (np.diff(scores, axis=1) <= 0).all()
+        few = np.concatenate([some for some, _ in shop.rank(vectors, top=30, group=True)])
+        np.testing.assert_array_equal(few, keys[:, :30])
         regions = np.concatenate([keys for keys, _ in shop.rank(vectors)])
         assert all(len(set(row)) == 500 for row in regions.tolist())
         for path, ranked, reached in zip(queries, keys, scores, strict=True):
@@ -292,6 +294,8 @@ def test_an_export_reads_back(clothes: Catalogue, tmp_path: Path, suffix: str) -
 def test_wrong_questions_are_one_clear_line(clothes: Catalogue, tmp_path: Path) -> None:
     with pytest.raises(BadInput, match="nothing to search with"):
         clothes.search()
+    with pytest.raises(BadInput, match="nothing to search with"):
+        clothes.search([])
     with pytest.raises(BadInput, match="top"):
         clothes.search(text="hat", top=0)
     with pytest.raises(BadPicture, match="absent"):

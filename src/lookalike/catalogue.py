@@ -156,7 +156,7 @@ class Catalogue:
         `box` is the object's place in the picture; without it the region finder looks for it. Several
         pictures are taken as views of one object. `where` is a filter such as "price < 50".
         """
-        if picture is None and not text:
+        if not text and (picture is None or picture == []):
             raise BadInput("nothing to search with", "give a picture, words, or both")
         if top < 1:
             raise BadInput(f"top is {top}", "ask for at least one hit")
@@ -199,9 +199,14 @@ class Catalogue:
             size = view.size if top is None else max(top, SHORTLIST if self.reranker else 0)
             for start in range(0, len(queries), 64):
                 block = queries[start : start + 64]
+                if group and top is not None:
+                    lists = ranking.shortlists(view, block, top, None, exact)
+                else:
+                    found = zip(*view.search(block, size, None, exact), strict=True)
+                    lists = [Shortlist(keys, scores, view.vectors) for keys, scores in found]
                 ranked = []
-                for vector, keys, scores in zip(block, *view.search(block, size, None, exact), strict=True):
-                    shortlist = self._reranked(Query(vector), Shortlist(keys, scores, view.vectors))
+                for vector, shortlist in zip(block, lists, strict=True):
+                    shortlist = self._reranked(Query(vector), shortlist)
                     keys, scores = shortlist.keys, shortlist.scores
                     if group:
                         keys, scores = ranking.best_of_items(view, keys, scores)

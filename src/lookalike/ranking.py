@@ -48,13 +48,15 @@ def scores_without(view: View, candidates: list[tuple[Region, Floats]], item: in
     return best
 
 
-def shortlists(view: View, vectors: Floats, top: int, where: str | None) -> list[Shortlist]:
+def shortlists(
+    view: View, vectors: Floats, top: int, where: str | None, exact: bool = False
+) -> list[Shortlist]:
     """For descriptors (Q, D) the first `SHORTLIST` regions, or as many as it takes for `top` items."""
     size = SHORTLIST
     while True:
         found = [
             Shortlist(keys, scores, view.vectors)
-            for keys, scores in zip(*view.search(vectors, size, where), strict=True)
+            for keys, scores in zip(*view.search(vectors, size, where, exact), strict=True)
         ]
         if len(found[0]) < size or all(len(np.unique(view.owners(some.keys))) >= top for some in found):
             return found

@@ -246,10 +246,13 @@ def test_another_encoder_is_refused_with_a_hint(pictures: Path, open_shop: OpenS
 def test_reindexing_switches_the_encoder(pictures: Path, open_shop: OpenShop) -> None:
     shop = open_shop()
     shop.add(pictures)
+    with shop.open_writer() as store:
+        store.meta["confident_from"] = "0.5"
     assert upkeep.reindex(shop, OtherEncoder()) == []
     again = open_shop(encoder=OtherEncoder())
     assert again.search(pictures / "item-4" / "front.png", top=1)[0].score == pytest.approx(1, abs=1e-3)
     assert upkeep.info(again)["encoder"] == "other"
+    assert "confident_from" not in again.store.meta  # it was the old encoder's
     assert upkeep.verify(again).sound
 
 

@@ -20,12 +20,11 @@ from lookalike.errors import BadInput, BadPicture, WrongEncoder
 from lookalike.indexing import Batch, Skipped
 from lookalike.ranking import CROWD, SHORTLIST, Finding
 from lookalike.roles import Encoder, RegionFinder, Reranker, Store, View
-from lookalike.values import Box, Floats, Hits, Keys, Picture, Query, Region, Row, Shortlist, unit
+from lookalike.values import Box, Floats, Hits, Keys, Picture, Progress, Query, Region, Row, Shortlist, unit
 
 CALIBRATION_QUERIES = 100
 FALSE_ACCEPTS = 0.05
 
-Progress = Callable[[int, int | None], None]
 PictureLike = Picture | Path | str | bytes
 
 

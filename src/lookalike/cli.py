@@ -263,6 +263,8 @@ def reindex(
 
     with open_catalogue(catalogue_folder, create=False) as catalogue, _bar("encoding") as on_progress:
         lost = upkeep.reindex(catalogue, open_encoder(encoder), prune, on_progress)
+    with open_catalogue(catalogue_folder, create=False) as renewed, renewed.open_writer() as store:
+        renewed.calibrate(store)
     for skipped in lost:
         _say(f"removed {skipped.source}: {skipped.error}")
     _say(f"{catalogue_folder} is now searched with {encoder}")

@@ -28,7 +28,7 @@ from lookalike.evaluation.metrics import average_precision, recall_at
 from lookalike.explain import draw_answers
 from lookalike.settings import DEFAULT_ENCODER, Settings, open_catalogue
 from lookalike.upkeep import info
-from lookalike.values import Box
+from lookalike.values import Box, Progress
 
 VIEWS = 2  # queries per photograph
 OTHERS = 2000  # crops of other pictures that the gallery is padded with
@@ -39,8 +39,6 @@ NOTE = (
     "Queries are distorted copies of the gallery's own photographs "
     "(datasets.street: cut out, other background, crop, angle, light, blur, occlusion, JPEG)."
 )
-
-Progress = Callable[[int, int | None], None]
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,12 +15,15 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from itertools import islice
+from typing import TypeVar
 
 from lookalike import images
 from lookalike.datasets import Listed, Unlisted
 from lookalike.errors import BadInput, BadPicture
 from lookalike.roles import Encoder, RegionFinder, Store
 from lookalike.values import Box, Picture, Region, Row
+
+Entry = TypeVar("Entry")
 
 BATCH = 16  # pictures a worker holds decoded at once
 
@@ -117,18 +120,19 @@ def index(
 ) -> None:
     """Index everything listed under `origin`; `on_written` hears of each batch once it is on disk."""
     workers = os.cpu_count() or 1
-    chunks = _chunks(listed)
+    batches = chunks(listed, BATCH)
     waiting: deque[Future[Batch]] = deque()
     with ThreadPoolExecutor(workers, thread_name_prefix="index") as pool:
         try:
             while True:
-                for chunk in islice(chunks, workers + 1 - len(waiting)):  # one batch ahead of the workers
+                for chunk in islice(batches, workers + 1 - len(waiting)):  # one batch ahead of the workers
                     waiting.append(pool.submit(encode_batch, chunk, origin, encoder, finder, store))
                 if not waiting:
                     return
                 batch = waiting.popleft().result()
                 store.add(batch.rows, run)
-                store.mark(origin, [skipped.source for skipped in batch.skipped], run)
+                if batch.skipped:
+                    store.mark(origin, [skipped.source for skipped in batch.skipped], run)
                 on_written(batch)
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
@@ -160,7 +164,8 @@ def _regions(
     return regions, owners
 
 
-def _chunks(listed: Iterable[Listed | Unlisted]) -> Iterator[list[Listed | Unlisted]]:
-    entries = iter(listed)
-    while chunk := list(islice(entries, BATCH)):
+def chunks(entries: Iterable[Entry], size: int) -> Iterator[list[Entry]]:
+    """Entries in lists of at most `size`, none empty."""
+    remaining = iter(entries)
+    while chunk := list(islice(remaining, size)):
         yield chunk

@@ -51,6 +51,7 @@ def open_catalogue(folder: Path | str, settings: Settings | None = None, create:
     Raises WrongEncoder when it was built by another encoder than the settings name.
     """
     settings, folder = settings or Settings(), Path(folder)
+    encoder: Encoder | None = None
     if not LocalStore.exists(folder):
         if not create:
             raise CatalogueError(
@@ -62,7 +63,7 @@ def open_catalogue(folder: Path | str, settings: Settings | None = None, create:
         LocalStore(folder, dim=encoder.dim, write=True, meta=facts | {"regime": "image"}).close()
     store = LocalStore(folder)
     try:
-        encoder = open_encoder(settings.encoder or store.meta["encoder"])
+        encoder = encoder or open_encoder(settings.encoder or store.meta["encoder"])
         regions = open_regions(settings.regions or store.meta["regions"], encoder)
         if regions.name != store.meta["regions"]:
             raise BadInput(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,11 +16,9 @@ import numpy as np
 from lookalike import images
 from lookalike.catalogue import Catalogue
 from lookalike.errors import BadInput, BadPicture, CatalogueError, MissingExtra
-from lookalike.indexing import BATCH, Skipped
+from lookalike.indexing import BATCH, Skipped, chunks
 from lookalike.roles import Encoder
-from lookalike.values import Floats, Region, Row
-
-Progress = Callable[[int, int | None], None]
+from lookalike.values import Floats, Progress, Region, Row
 
 
 def info(catalogue: Catalogue) -> dict[str, Any]:
@@ -183,7 +181,7 @@ def _write_parquet(catalogue: Catalogue, path: Path) -> int:
     )
     written = 0
     with pq.ParquetWriter(path, schema) as writer:
-        for rows in _chunks(catalogue.store.scan(), 1000):
+        for rows in chunks(catalogue.store.scan(), 1000):
             records = [_record(row) for row in rows]
             named = {"path", "item", "title", "box", "caption"}
             columns = [
@@ -201,24 +199,14 @@ def _write_parquet(catalogue: Catalogue, path: Path) -> int:
     return written
 
 
-def _chunks(rows: Iterable[Row], size: int) -> Iterator[list[Row]]:
-    chunk: list[Row] = []
-    for row in rows:
-        chunk.append(row)
-        if len(chunk) == size:
-            yield chunk
-            chunk = []
-    if chunk:
-        yield chunk
-
-
 def reindex(
     catalogue: Catalogue, encoder: Encoder, prune: bool = False, on_progress: Progress | None = None
 ) -> list[Skipped]:
     """Encode every stored region anew and switch the catalogue to `encoder` in one step.
 
     The old descriptors answer searches until the switch. Durable batch by batch: after a kill, call it
-    again. A picture that cannot be read any more stops the switch, unless `prune` removes it.
+    again. A picture that cannot be read any more stops the switch, unless `prune` removes it. `confident` is
+    None until the catalogue, opened with the new encoder, is calibrated.
     """
     with catalogue.open_writer() as store, ThreadPoolExecutor(os.cpu_count()) as pool:
         if store.meta.get("staged_fingerprint") != encoder.fingerprint:
@@ -230,8 +218,8 @@ def reindex(
         after = 0
         while waiting := store.unstaged(BATCH * (os.cpu_count() or 1), after):
             after = waiting[-1][0]
-            chunks = [waiting[start : start + BATCH] for start in range(0, len(waiting), BATCH)]
-            for keys, vectors, gone in pool.map(lambda chunk: _encode_again(chunk, encoder), chunks):
+            encoded = pool.map(lambda chunk: _encode_again(chunk, encoder), chunks(waiting, BATCH))
+            for keys, vectors, gone in encoded:
                 store.stage(keys, vectors)
                 lost |= gone
                 done += len(keys) + len(gone)
@@ -247,8 +235,9 @@ def reindex(
         store.switch(
             {"encoder": encoder.name, "fingerprint": encoder.fingerprint, "dim": str(encoder.dim)},
         )
+        for fact in ("confident_from", "calibrated_at"):  # the old encoder's
+            store.meta.pop(fact, None)
         store.build_index()
-        catalogue.calibrate(store)
     return list(lost.values())
 
 

@@ -21,6 +21,7 @@ Floats = NDArray[np.float32]
 Keys = NDArray[np.int64]
 Pixels = NDArray[np.uint8]
 AttributeValue = str | int | float | bool
+Progress = Callable[[int, int | None], None]  # done, and in all where that is known
 
 
 @dataclass(frozen=True, slots=True)

@@ -202,7 +202,7 @@ class Catalogue:
                     lists = ranking.shortlists(view, block, top, None, exact)
                 else:
                     found = zip(*view.search(block, size, None, exact), strict=True)
-                    lists = [Shortlist(keys, scores, view.vectors) for keys, scores in found]
+                    lists = [Shortlist(keys, scores, view) for keys, scores in found]
                 ranked = []
                 for vector, shortlist in zip(block, lists, strict=True):
                     shortlist = self._reranked(Query(vector), shortlist)
@@ -217,14 +217,14 @@ class Catalogue:
         """The first `SHORTLIST` in the re-ranker's order, the rest after them as they were."""
         if self.reranker is None or len(shortlist) == 0:
             return shortlist
-        head = Shortlist(shortlist.keys[:SHORTLIST], shortlist.scores[:SHORTLIST], shortlist.fetch)
+        head = Shortlist(shortlist.keys[:SHORTLIST], shortlist.scores[:SHORTLIST], shortlist.stored)
         head = self.reranker.rerank(query, head)
         rest = shortlist.scores[SHORTLIST:]
         if len(rest) == 0:
             return head
         below = rest - rest[0] + head.scores[-1]  # a re-ranker has a scale of its own: the order must hold
         keys = np.concatenate([head.keys, shortlist.keys[SHORTLIST:]])
-        return Shortlist(keys, np.concatenate([head.scores, below]), shortlist.fetch)
+        return Shortlist(keys, np.concatenate([head.scores, below]), shortlist.stored)
 
     def _candidates(
         self, picture: PictureLike | Sequence[PictureLike] | None, box: Box | None, clock: _Clock

@@ -55,7 +55,7 @@ def shortlists(
     size = SHORTLIST
     while True:
         found = [
-            Shortlist(keys, scores, view.vectors)
+            Shortlist(keys, scores, view)
             for keys, scores in zip(*view.search(vectors, size, where, exact), strict=True)
         ]
         if len(found[0]) < size or all(len(np.unique(view.owners(some.keys))) >= top for some in found):

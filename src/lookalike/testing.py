@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from PIL import Image
 
-from lookalike.values import Box, Floats, Maps, Picture, Pixels, Region, unit
+from lookalike.values import Box, Floats, Keys, Maps, Picture, Pixels, Region, Row, unit
 
 
 class ThumbnailEncoder:
@@ -29,6 +29,19 @@ class ThumbnailEncoder:
     def maps(self, pictures: Sequence[Picture]) -> Maps | None:
         values = np.stack([_shrunk(picture.pixels, 8).transpose(2, 0, 1) for picture in pictures])
         return Maps(values, tuple(Box(0, 0, 8, 8) for _ in pictures))
+
+
+class Kept:
+    """A stand-in for a store's view behind a shortlist: region key k has vectors[k] (N, D) and rows[k]."""
+
+    def __init__(self, vectors: Floats, rows: Sequence[Row] = ()) -> None:
+        self._vectors, self._rows = vectors, rows
+
+    def vectors(self, keys: Keys) -> Floats:
+        return self._vectors[keys]
+
+    def rows(self, keys: Keys) -> list[Row]:
+        return [self._rows[key] for key in keys]
 
 
 def drawing(seed: int, width: int = 96, height: int = 128) -> Pixels:

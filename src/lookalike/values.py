@@ -10,7 +10,7 @@ import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any, Self
+from typing import Any, Protocol, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -208,16 +208,24 @@ class Query:
     text: str | None = None
 
 
+class Stored(Protocol):
+    """What a store tells about region keys (M,); see `roles.View`."""
+
+    def vectors(self, keys: Keys) -> Floats: ...
+
+    def rows(self, keys: Keys) -> list[Row]: ...
+
+
 @dataclass(frozen=True, eq=False)
 class Shortlist:
     """The first M of a ranking, best first: region keys (M,) and scores (M,).
 
-    `fetch` answers keys with their stored descriptors (M, D); re-rankers read `vectors`, which asks once.
+    Re-rankers read the members' descriptors `vectors` (M, D), which are asked for once, or their `rows`.
     """
 
     keys: Keys
     scores: Floats
-    fetch: Callable[[Keys], Floats]
+    stored: Stored
 
     def __post_init__(self) -> None:
         if self.keys.shape != self.scores.shape or self.keys.ndim != 1:
@@ -228,13 +236,18 @@ class Shortlist:
 
     @cached_property
     def vectors(self) -> Floats:
-        return self.fetch(self.keys)
+        return self.stored.vectors(self.keys)
+
+    def rows(self, first: int) -> list[Row]:
+        """Where the `first` members' pictures and regions are, in the shortlist's order."""
+        return self.stored.rows(self.keys[:first])
 
     def rescored(self, scores: Floats) -> Shortlist:
         """The same members in the order of new scores (M,); ties keep their old order."""
         order = np.argsort(-scores, kind="stable")
-        vectors = self.vectors[order]
-        return Shortlist(self.keys[order], scores[order].astype(np.float32), lambda _keys: vectors)
+        made = Shortlist(self.keys[order], scores[order].astype(np.float32), self.stored)
+        made.__dict__["vectors"] = self.vectors[order]  # where the cached property looks
+        return made
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,6 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lookalike.rerank import SuperGlobal
+from lookalike.testing import Kept
 from lookalike.values import Query, Shortlist, unit
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "superglobal"
@@ -75,7 +76,7 @@ def test_rerank_keeps_members_and_sorts_them_by_the_new_score() -> None:
     vectors = unit(random.standard_normal((40, 8)))
     query = unit(random.standard_normal(8))
     first = np.argsort(-(vectors @ query))
-    shortlist = Shortlist(first.astype(np.int64), (vectors @ query)[first], lambda keys: vectors[keys])
+    shortlist = Shortlist(first.astype(np.int64), (vectors @ query)[first], Kept(vectors))
     again = SuperGlobal(neighbours=3).rerank(Query(query), shortlist)
     assert sorted(again.keys) == sorted(shortlist.keys)
     assert (np.diff(again.scores) <= 0).all()

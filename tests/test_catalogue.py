@@ -8,13 +8,13 @@ import pytest
 
 import lookalike
 from conftest import save
-from lookalike import upkeep
+from lookalike import images, upkeep
 from lookalike.catalogue import Catalogue
 from lookalike.errors import BadInput, BadPicture, CatalogueError, WrongEncoder
 from lookalike.rerank import SuperGlobal
 from lookalike.settings import Settings
 from lookalike.testing import ThumbnailEncoder
-from lookalike.values import Box, Picture, Region
+from lookalike.values import Box, Picture, Query, Region
 
 OpenShop = Callable[..., Catalogue]
 
@@ -214,8 +214,6 @@ def test_rank_is_the_path_of_search(tmp_path: Path, open_shop: OpenShop) -> None
     plain, refined = open_shop(), open_shop(rerank=SuperGlobal(neighbours=3))
     plain.add(tmp_path / "many")
     queries = [tmp_path / "many" / f"{seed}" / f"{seed}.png" for seed in (3, 70, 200)]
-    from lookalike import images
-
     vectors = plain.encoder.pictures([Region(images.load(path)) for path in queries])
     for shop in (plain, refined):
         blocks = list(shop.rank(vectors, group=True))
@@ -232,6 +230,30 @@ def test_rank_is_the_path_of_search(tmp_path: Path, open_shop: OpenShop) -> None
                 firsts = [view.regions_of(key[None])[0] for key in ranked[:30]]
                 assert [row.item.id for row in view.rows(np.array(firsts))] == [hit.item for hit in hits]
             np.testing.assert_allclose(reached[:30], [hit.score for hit in hits], rtol=1e-5)
+
+
+def test_rank_answers_words_and_filters_as_search_does(tmp_path: Path, open_shop: OpenShop) -> None:
+    table = tmp_path / "table.csv"
+    lines = ["path,item,title,price"]
+    for seed in range(12):
+        save(tmp_path / f"{seed}.png", seed)
+        lines.append(f"{seed}.png,{seed},{'red hat' if seed % 3 == 0 else 'blue coat'},{seed}")
+    table.write_text("\n".join(lines))
+    shop = open_shop()
+    shop.add(table)
+    path = tmp_path / "5.png"
+    vector = shop.encoder.pictures([Region(images.load(path))])[0]
+    nothing = np.zeros(0, np.float32)
+    asked = [Query(vector, text="red"), Query(nothing, text="hat"), Query(vector)]
+    searched = [{"picture": path, "text": "red"}, {"text": "hat"}, {"picture": path}]
+    ((keys, scores),) = shop.rank(iter(asked), where="price < 10")
+    for ranked, reached, query in zip(keys, scores, searched, strict=True):
+        hits = shop.search(**query, where="price < 10", top=12)
+        with shop.store.view() as view:
+            found = view.rows(ranked[ranked >= 0])
+        assert [row.item.id for row in found] == [hit.item for hit in hits]
+        np.testing.assert_allclose(reached[ranked >= 0], [hit.score for hit in hits], rtol=1e-5)
+    assert (keys[1] >= 0).sum() == 4
 
 
 def test_another_encoder_is_refused_with_a_hint(pictures: Path, open_shop: OpenShop) -> None:

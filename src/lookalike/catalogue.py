@@ -18,11 +18,12 @@ from lookalike.datasets import count, listing, origin_of
 from lookalike.datasets.street import street_view
 from lookalike.errors import BadInput, BadPicture, WrongEncoder
 from lookalike.indexing import Batch, Skipped
-from lookalike.ranking import CROWD, SHORTLIST, Finding
+from lookalike.ranking import CROWD, SHORTLIST
 from lookalike.roles import Encoder, RegionFinder, Reranker, Store, View
-from lookalike.values import Box, Floats, Hits, Keys, Picture, Progress, Query, Region, Row, Shortlist, unit
+from lookalike.values import Box, Floats, Hits, Keys, Picture, Progress, Query, Region, Row, Shortlist
 
 CALIBRATION_QUERIES = 100
+RANKED_AT_ONCE = 64  # queries that `rank` holds the whole gallery's scores of
 FALSE_ACCEPTS = 0.05
 
 PictureLike = Picture | Path | str | bytes
@@ -164,54 +165,87 @@ class Catalogue:
         meaning = self.encoder.texts([text]) if text else None
         with self.store.view() as view:
             with clock.stage("search"):
-                words = view.words(text, view.size, where) if text else None
-                if not candidates and meaning is None:
-                    assert words is not None
-                    return Hits(ranking.hits_of_items(view, *words, top), None, None, clock.finish())
-                found = [ranking.standing_out(view, views, top, where) for views in candidates]
-                query = _combined(found, meaning, text)
-                if len(found) == 1 and meaning is None:
-                    shortlist = found[0].shortlist
-                else:
-                    shortlist = ranking.shortlists(view, query.vector[None], top, where)[0]
+                seen, regions, shortlist = [], [], None
+                for places in candidates:
+                    place, shortlist = ranking.standing_out(
+                        view, np.stack([vector for _, vector in places]), top, where
+                    )
+                    regions.append(places[place][0])
+                    seen.append(places[place][1])
+                vector = ranking.combined(seen, None if meaning is None else meaning[0])
+                query = Query(vector, tuple(regions), text)
+                if shortlist is None or len(seen) > 1 or meaning is not None:
+                    shortlist = self._shortlists(view, [query], top, where)[0]
                 confident = self._confident(view, shortlist) if where is None and not text else None
             with clock.stage("rerank"):
-                shortlist = self._reranked(query, shortlist)
-            if words is not None:
-                shortlist = shortlist.rescored(
-                    shortlist.scores + ranking.words_bonus(view, shortlist.keys, *words)
-                )
+                shortlist = self._finished(view, query, shortlist, where)
             keys, scores = ranking.best_of_items(view, shortlist.keys, shortlist.scores)
             hits = ranking.hits(view, keys[:top], scores[:top])
-        return Hits(hits, query.regions[0] if query.regions else None, confident, clock.finish())
+        return Hits(hits, regions[0] if regions else None, confident, clock.finish())
 
     def rank(
-        self, queries: Floats, top: int | None = None, group: bool = False, exact: bool = True
+        self,
+        queries: Floats | Iterable[Query],
+        top: int | None = None,
+        group: bool = False,
+        exact: bool = True,
+        where: str | None = None,
     ) -> Iterator[tuple[Keys, Floats]]:
-        """Rank the gallery for descriptors (Q, D), in blocks of keys and scores, both (B, T), best first.
+        """Rank the gallery for descriptors (Q, D) or queries, in blocks of keys and scores, both (B, T).
 
-        Search, re-ranking and grouping are those of `search`. Keys are of regions, or of items with `group`
-        (an item scores as its best region). `top` None ranks all of the gallery; where queries find
-        different numbers of items the rows are filled up with key -1 and score -inf.
+        Search, re-ranking, words and grouping are those of `search`; best first. Keys are of regions, or of
+        items with `group` (an item scores as its best region). `top` None ranks all that passes `where`;
+        where queries find different numbers the rows are filled up with key -1 and score -inf.
         """
+        asked = map(Query, queries) if isinstance(queries, np.ndarray) else queries
         with self.store.view() as view:
             size = view.size if top is None else max(top, SHORTLIST if self.reranker else 0)
-            for start in range(0, len(queries), 64):
-                block = queries[start : start + 64]
-                if group and top is not None:
-                    lists = ranking.shortlists(view, block, top, None, exact)
-                else:
-                    found = zip(*view.search(block, size, None, exact), strict=True)
-                    lists = [Shortlist(keys, scores, view) for keys, scores in found]
+            for block in indexing.chunks(asked, RANKED_AT_ONCE):
+                wanted = None if group and top is not None else size
+                lists = self._shortlists(view, block, top or 1, where, exact, wanted)
                 ranked = []
-                for vector, shortlist in zip(block, lists, strict=True):
-                    shortlist = self._reranked(Query(vector), shortlist)
+                for query, shortlist in zip(block, lists, strict=True):
+                    shortlist = self._finished(view, query, shortlist, where)
                     keys, scores = shortlist.keys, shortlist.scores
                     if group:
                         keys, scores = ranking.best_of_items(view, keys, scores)
                         keys = view.owners(keys)
                     ranked.append((keys[:top], scores[:top]))
                 yield ranking.filled(ranked)
+
+    def _shortlists(
+        self,
+        view: View,
+        queries: Sequence[Query],
+        top: int,
+        where: str | None,
+        exact: bool = False,
+        size: int | None = None,
+    ) -> list[Shortlist]:
+        """What each query finds: the first `size` regions, or as many as it takes for `top` items."""
+        vectors = [query.vector for query in queries if len(query.vector)]
+        found: Iterator[Shortlist] = iter(())
+        if vectors and size is None:
+            found = iter(ranking.shortlists(view, np.stack(vectors), top, where, exact))
+        elif vectors and size is not None:
+            keys, scores = view.search(np.stack(vectors), size, where, exact)
+            found = (Shortlist(*pair, view) for pair in zip(keys, scores, strict=True))
+        return [
+            next(found)
+            if len(query.vector)
+            else ranking.by_words(view, *view.words(query.text or "", view.size, where))
+            for query in queries
+        ]
+
+    def _finished(self, view: View, query: Query, shortlist: Shortlist, where: str | None) -> Shortlist:
+        """Re-ranked, and moved by words beside a picture."""
+        if len(query.vector) == 0:
+            return shortlist
+        shortlist = self._reranked(query, shortlist)
+        if not query.text:
+            return shortlist
+        words = view.words(query.text, view.size, where)
+        return shortlist.rescored(shortlist.scores + ranking.words_bonus(view, shortlist.keys, *words))
 
     def _reranked(self, query: Query, shortlist: Shortlist) -> Shortlist:
         """The first `SHORTLIST` in the re-ranker's order, the rest after them as they were."""
@@ -286,14 +320,6 @@ class Catalogue:
             return []
         snapshot = Picture.of(street_view(product, behind, seed).pixels)
         return self._candidates(snapshot, None, _Clock())[0]
-
-
-def _combined(found: list[Finding], meaning: Floats | None, text: str | None) -> Query:
-    """One descriptor for views of one object, words, or both; `meaning` is (1, D)."""
-    parts = [] if meaning is None else [meaning[0]]
-    if found:
-        parts.append(unit(np.mean([finding.vector for finding in found], axis=0)))
-    return Query(unit(np.sum(parts, axis=0)), tuple(finding.region for finding in found), text)
 
 
 def _picture(given: PictureLike) -> Picture:

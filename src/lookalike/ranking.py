@@ -2,38 +2,29 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
 
 import numpy as np
 
 from lookalike.roles import View
-from lookalike.values import Floats, Hit, Keys, Region, Row, Shortlist
+from lookalike.values import Floats, Hit, Keys, Region, Row, Shortlist, unit
 
 SHORTLIST = 400  # regions re-ranked; SuperGlobal's M
 WORDS_WEIGHT = 0.2  # what the best full-text match adds to a picture's score
 CROWD = 50  # items that the first one has to stand out from
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Finding:
-    """A region that was searched: its descriptor (D,) and what came first."""
+def standing_out(view: View, vectors: Floats, top: int, where: str | None = None) -> tuple[int, Shortlist]:
+    """Of descriptors (C, D) of places where the object may be, the one whose first item stands out most.
 
-    region: Region
-    vector: Floats
-    shortlist: Shortlist
-
-
-def standing_out(view: View, candidates: list[tuple[Region, Floats]], top: int, where: str | None) -> Finding:
-    """Of the regions where the object may be, the one whose first item stands out most from the others.
-
-    The highest score would not do: scenery too may look like something in the gallery, but then like many
-    things at once.
+    Its place among them, and what it found. The highest score would not do: scenery too may look like
+    something in the gallery, but then like many things at once.
     """
-    lists = shortlists(view, np.stack([vector for _, vector in candidates]), top, where)
-    best = 0
-    if len(candidates) > 1:
-        best = int(np.argmax([prominence(best_of_items(view, some.keys, some.scores)[1]) for some in lists]))
-    return Finding(*candidates[best], lists[best])
+    lists = shortlists(view, vectors, top, where)
+    if len(lists) == 1:
+        return 0, lists[0]
+    best = int(np.argmax([prominence(best_of_items(view, some.keys, some.scores)[1]) for some in lists]))
+    return best, lists[best]
 
 
 def scores_without(view: View, candidates: list[tuple[Region, Floats]], item: int) -> Floats:
@@ -61,6 +52,28 @@ def shortlists(
         if len(found[0]) < size or all(len(np.unique(view.owners(some.keys))) >= top for some in found):
             return found
         size *= 4
+
+
+def by_words(view: View, items: Keys, scores: Floats) -> Shortlist:
+    """All regions of full-text matches, items (W,) with scores (W,): each scores as its item."""
+    if len(items) == 0:
+        return Shortlist(np.zeros(0, np.int64), np.zeros(0, np.float32), view)
+    keys = view.regions_of(items)
+    by_key = np.argsort(items)
+    reached = scores[by_key[np.searchsorted(items, view.owners(keys), sorter=by_key)]]
+    order = np.argsort(-reached, kind="stable")
+    return Shortlist(keys[order], reached[order], view)
+
+
+def combined(seen: Sequence[Floats], meaning: Floats | None) -> Floats:
+    """One descriptor (D,) for views of one object (each (D,)) and the meaning of words (D,), if any.
+
+    (0,) where there is neither.
+    """
+    parts = [] if meaning is None else [meaning]
+    if seen:
+        parts.append(unit(np.mean(seen, axis=0)))
+    return unit(np.sum(parts, axis=0)) if parts else np.zeros(0, np.float32)
 
 
 def best_of_items(view: View, keys: Keys, scores: Floats) -> tuple[Keys, Floats]:
@@ -105,12 +118,6 @@ def words_bonus(view: View, keys: Keys, items: Keys, scores: Floats) -> Floats:
 
 def hits(view: View, keys: Keys, scores: Floats) -> list[Hit]:
     return [_hit(row, float(score)) for row, score in zip(view.rows(keys), scores, strict=True)]
-
-
-def hits_of_items(view: View, items: Keys, scores: Floats, top: int) -> list[Hit]:
-    """Hits for words alone: an item is shown by its first region."""
-    firsts = np.array([view.regions_of(items[place : place + 1])[0] for place in range(len(items[:top]))])
-    return hits(view, firsts.astype(np.int64), scores[:top])
 
 
 def _hit(row: Row, score: float) -> Hit:

@@ -201,7 +201,10 @@ class Maps:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Query:
-    """What is searched with: one descriptor (D,), unit length, and what it was made from."""
+    """What is searched with: one descriptor (D,), unit length, and what it was made from.
+
+    Words alone have no descriptor, (0,), where the encoder has no language.
+    """
 
     vector: Floats
     regions: tuple[Region, ...] = ()

@@ -88,11 +88,13 @@ class Catalogue:
         sources: Path | str | Iterable[Path | str],
         prune: bool = False,
         on_progress: Progress | None = None,
+        calibrate: bool = True,
     ) -> Report:
         """Index folders, tables or single pictures; what is stored and unchanged is not encoded again.
 
         Durable batch by batch: after a kill, call it again. Pictures that an earlier run found in the same
-        SOURCE and this one did not are reported, and removed with `prune`.
+        SOURCE and this one did not are reported, and removed with `prune`. `calibrate` sets afterwards what
+        counts as a confident match.
         """
         started = time.perf_counter()
         paths = [sources] if isinstance(sources, Path | str) else list(sources)
@@ -123,7 +125,8 @@ class Catalogue:
                     pruned += store.prune(origin, run)
             store.build_index()
             seconds = time.perf_counter() - started
-            self.calibrate(store)
+            if calibrate:
+                self.calibrate(store)
             counts = store.count()
         return Report(
             listed=done,

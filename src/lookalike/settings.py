@@ -107,12 +107,15 @@ def open_regions(named: str | RegionFinder, encoder: Encoder) -> RegionFinder:
 
 
 def open_reranker(named: str | Reranker) -> Reranker | None:
-    if named == "none":
-        return None
     if not isinstance(named, str):
         return named
-    made: Reranker = _named("re-ranker", named, RERANKERS)()
+    made: Reranker | None = None if named == "none" else reranker_class(named)()
     return made
+
+
+def reranker_class(name: str) -> Any:
+    """By name: called with parameters it makes the re-ranker, and its GRID says what to try when fitting it."""
+    return None if name == "none" else _named("re-ranker", name, RERANKERS, ["none"])
 
 
 def _named(kind: str, name: str, table: dict[str, str], others: Sequence[str] = ()) -> Any:

@@ -1,66 +1,23 @@
-"""The command line: parse, open, call, print."""
+"""Commands on a catalogue: fill it, search it, look after it."""
 
 from __future__ import annotations
 
-import json
-import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from lookalike import __version__
+from lookalike.cli.output import EncoderOption, JsonOption, bar, print_json, printable, say
 from lookalike.errors import LookalikeError
 
 if TYPE_CHECKING:  # loaded by the commands that need them: `--help` answers at once
+    from lookalike.catalogue import Report
     from lookalike.values import Hit, Hits
-
-app = typer.Typer(
-    help="Find the same product in a catalogue from a photo.",
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
-    context_settings={"help_option_names": ["-h", "--help"]},
-)
-models = typer.Typer(help="Model weights: list, pull, info.", no_args_is_help=True)
-app.add_typer(models, name="models")
 
 CatalogueArgument = Annotated[Path, typer.Argument(metavar="CATALOGUE", help="The catalogue's folder.")]
 InOption = Annotated[Path, typer.Option("--in", metavar="CATALOGUE", help="The catalogue to search.")]
-EncoderOption = Annotated[
-    str | None, typer.Option("--encoder", metavar="NAME", help="Which encoder; see `models list`.")
-]
-JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
 
 
-def main() -> None:
-    """Run the command line; an error of ours is two lines and exit status 1, never a traceback."""
-    try:
-        app()
-    except LookalikeError as error:
-        typer.echo(f"error: {_printable(str(error))}", err=True)
-        if error.hint:
-            typer.echo(f"hint: {_printable(error.hint)}", err=True)
-        sys.exit(1)
-
-
-def _version(wanted: bool) -> None:
-    if wanted:
-        typer.echo(f"lookalike {__version__}")
-        raise typer.Exit
-
-
-@app.callback()
-def _root(
-    version: Annotated[
-        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
-    ] = False,
-) -> None: ...
-
-
-@app.command()
 def index(
     sources: Annotated[
         list[Path],
@@ -85,11 +42,11 @@ def index(
         listing(source)  # a mistyped SOURCE fails here, before an empty catalogue is made
     with (
         open_catalogue(to, Settings(encoder=encoder, regions=regions)) as catalogue,
-        _bar("indexing") as on_progress,
+        bar("indexing") as on_progress,
     ):
         report = catalogue.add(sources, prune, on_progress)
     if as_json:
-        _print_json(
+        print_json(
             {
                 "items": report.items,
                 "pictures": report.pictures,
@@ -112,7 +69,6 @@ def index(
         raise typer.Exit(1)
 
 
-@app.command()
 def search(
     catalogue_folder: InOption,
     pictures: Annotated[
@@ -149,23 +105,22 @@ def search(
         asked = [str(picture) for picture in pictures or []]
         hits = catalogue.search(asked or None, Box.parse(box) if box else None, text, where, top)
         if as_json:
-            _print_json(_hits_json(hits, asked))
+            print_json(_hits_json(hits, asked))
         else:
             _print_hits(hits)
         if sheet is not None:
             from lookalike.explain import draw_answers
 
             draw_answers([(hits, None)], sheet)
-            _say(f"contact sheet: {sheet}")
+            say(f"contact sheet: {sheet}")
         if explain and hits and hits.region is not None:
             from lookalike.explain import draw_explanation
 
             path = (sheet or Path("explain.jpg")).with_name("explain.jpg")
             draw_explanation(catalogue.encoder, hits, path)
-            _say(f"why the first hit is first: {path}")
+            say(f"why the first hit is first: {path}")
 
 
-@app.command()
 def info(
     catalogue_folder: CatalogueArgument,
     near_duplicates: Annotated[
@@ -183,19 +138,18 @@ def info(
         pairs = list(upkeep.near_duplicates(catalogue)) if near_duplicates else None
     if as_json:
         extra = {} if pairs is None else {"near_duplicates": [_pair_json(pair) for pair in pairs]}
-        _print_json(facts | extra)
+        print_json(facts | extra)
         return
     for name, value in facts.items():
         typer.echo(f"{name:12} {value:,}" if isinstance(value, int) else f"{name:12} {value}")
     for pair in pairs or []:
         typer.echo(
-            _printable(
+            printable(
                 f"{pair.score:.3f}  {pair.items[0]}  {pair.items[1]}  {pair.pictures[0]}  {pair.pictures[1]}"
             )
         )
 
 
-@app.command()
 def verify(catalogue_folder: CatalogueArgument, as_json: JsonOption = False) -> None:
     """Check a catalogue: the table, every descriptor, and the index against exact search."""
     from lookalike import upkeep
@@ -204,7 +158,7 @@ def verify(catalogue_folder: CatalogueArgument, as_json: JsonOption = False) -> 
     with open_catalogue(catalogue_folder, create=False) as catalogue:
         found = upkeep.verify(catalogue)
     if as_json:
-        _print_json(
+        print_json(
             {
                 "sound": found.sound,
                 "problems": list(found.problems),
@@ -224,7 +178,6 @@ def verify(catalogue_folder: CatalogueArgument, as_json: JsonOption = False) -> 
         raise typer.Exit(1)
 
 
-@app.command()
 def export(
     catalogue_folder: CatalogueArgument,
     out: Annotated[Path, typer.Option("--out", metavar="FILE", help="A .jsonl, .csv or .parquet file.")],
@@ -234,10 +187,9 @@ def export(
     from lookalike.settings import open_catalogue
 
     with open_catalogue(catalogue_folder, create=False) as catalogue:
-        _say(f"{upkeep.export(catalogue, out):,} regions written to {out}")
+        say(f"{upkeep.export(catalogue, out):,} regions written to {out}")
 
 
-@app.command()
 def remove(
     catalogue_folder: CatalogueArgument,
     items: Annotated[list[str], typer.Argument(metavar="ITEM...", help="Ids of items.")],
@@ -246,10 +198,9 @@ def remove(
     from lookalike.settings import open_catalogue
 
     with open_catalogue(catalogue_folder, create=False) as catalogue:
-        _say(f"{catalogue.remove(items):,} pictures removed")
+        say(f"{catalogue.remove(items):,} pictures removed")
 
 
-@app.command()
 def reindex(
     catalogue_folder: CatalogueArgument,
     encoder: Annotated[str, typer.Option("--encoder", metavar="NAME", help="The new encoder.")],
@@ -261,16 +212,15 @@ def reindex(
     from lookalike import upkeep
     from lookalike.settings import open_catalogue, open_encoder
 
-    with open_catalogue(catalogue_folder, create=False) as catalogue, _bar("encoding") as on_progress:
+    with open_catalogue(catalogue_folder, create=False) as catalogue, bar("encoding") as on_progress:
         lost = upkeep.reindex(catalogue, open_encoder(encoder), prune, on_progress)
     with open_catalogue(catalogue_folder, create=False) as renewed, renewed.open_writer() as store:
         renewed.calibrate(store)
     for skipped in lost:
-        _say(f"removed {skipped.source}: {skipped.error}")
-    _say(f"{catalogue_folder} is now searched with {encoder}")
+        say(f"removed {skipped.source}: {skipped.error}")
+    say(f"{catalogue_folder} is now searched with {encoder}")
 
 
-@app.command()
 def demo(
     to: Annotated[Path, typer.Option("--out", metavar="FOLDER", help="Where the demo is built.")] = Path(
         "demo"
@@ -279,96 +229,21 @@ def demo(
     """Build a catalogue from real product photographs, search it with street-like pictures, and measure."""
     from lookalike.demo import run_demo
 
-    with _bar("demo") as on_progress:
-        run_demo(to, _say, on_progress)
+    with bar("demo") as on_progress:
+        run_demo(to, say, on_progress)
 
 
-ModelsFolder = Annotated[
-    Path | None, typer.Option("--folder", metavar="FOLDER", help="Where models are kept; ~/.cache/lookalike.")
-]
-
-
-@models.command("list")
-def models_list(folder: ModelsFolder = None, as_json: JsonOption = False) -> None:
-    """All models known by name, and which are on this machine."""
-    from lookalike import weights
-
-    facts = [_model_facts(record, folder) for record in weights.records()]
-    if as_json:
-        _print_json({"models": facts})
-        return
-    for fact in facts:
-        here = "here" if fact["here"] else "-"
-        typer.echo(f"{fact['name']:20} {here:5} {fact['role']:15} {fact['about']}")
-
-
-@models.command("pull")
-def models_pull(
-    name: Annotated[str, typer.Argument(metavar="NAME", help="A name from `models list`.")],
-    folder: ModelsFolder = None,
-) -> None:
-    """Fetch a model, check its checksums, and keep it. Stopped, run it again."""
-    from lookalike import weights
-
-    with _bar(f"pulling {name}") as on_progress:
-        files = weights.pull(name, folder or weights.default_folder(), on_progress)
-    for file in files:
-        _say(str(file))
-
-
-@models.command("info")
-def models_info(
-    name: Annotated[str, typer.Argument(metavar="NAME", help="A name from `models list`.")],
-    folder: ModelsFolder = None,
-    as_json: JsonOption = False,
-) -> None:
-    """A model's files, checksums, preprocessing and licence."""
-    from lookalike import weights
-
-    facts = _model_facts(weights.record(name), folder)
-    if as_json:
-        _print_json(facts)
-        return
-    for key, value in facts.items():
-        if key == "files":
-            for file in value:
-                typer.echo(f"{'file':14} {file['name']}  {file['bytes']:,} bytes  sha256 {file['sha256']}")
-        else:
-            typer.echo(f"{key:14} {value}")
-
-
-def _model_facts(record: Any, folder: Path | None) -> dict[str, Any]:
-    from lookalike import weights
-
-    try:
-        here = bool(weights.locate(record.name, folder or weights.default_folder()))
-    except LookalikeError:
-        here = False
-    return {
-        "name": record.name,
-        "role": record.role,
-        "about": record.about,
-        "licence": record.licence,
-        "here": here,
-        "verified": record.verified,
-        "dim": record.dim,
-        "preprocessing": dict(record.preprocessing) if record.preprocessing else None,
-        "source": str(record.source),
-        "files": [{"name": f.name, "bytes": f.size, "sha256": f.sha256} for f in record.files],
-    }
-
-
-def _print_report(report: Any, to: Path) -> None:
+def _print_report(report: Report, to: Path) -> None:
     rate = f", {report.encoded / report.seconds:.0f} pictures/s" if report.encoded else ""
-    _say(
+    say(
         f"{to}: {report.items:,} items, {report.pictures:,} pictures, {report.regions:,} regions "
         f"({report.encoded:,} pictures encoded in {report.seconds:.1f} s{rate})"
     )
     for skipped in report.skipped:
-        _say(f"  skipped: {skipped.error}")
+        say(f"  skipped: {skipped.error}")
     if report.vanished:
         gone = "removed" if report.pruned else "still in the catalogue; --prune removes them"
-        _say(f"  {len(report.vanished):,} pictures are no longer in the source: {gone}")
+        say(f"  {len(report.vanished):,} pictures are no longer in the source: {gone}")
 
 
 def _print_hits(hits: Hits) -> None:
@@ -386,7 +261,7 @@ def _print_hits(hits: Hits) -> None:
         table.add_column(heading, justify=justify, overflow="fold")  # type: ignore[arg-type]
     for rank, hit in enumerate(hits, 1):
         table.add_row(
-            str(rank), f"{hit.score:.3f}", *(_printable(text) for text in (hit.item, hit.title, _where(hit)))
+            str(rank), f"{hit.score:.3f}", *(printable(text) for text in (hit.item, hit.title, _where(hit)))
         )
     console = Console(highlight=False, markup=False)
     if not console.is_terminal:
@@ -416,33 +291,3 @@ def _hits_json(hits: Hits, pictures: list[str]) -> dict[str, Any]:
 
 def _pair_json(pair: Any) -> dict[str, Any]:
     return {"score": pair.score, "items": list(pair.items), "pictures": list(pair.pictures)}
-
-
-@contextmanager
-def _bar(what: str) -> Iterator[Callable[[int, int | None], None]]:
-    """A progress bar on a terminal's standard error; silent elsewhere."""
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    console = Console(stderr=True)
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
-        task = bar.add_task(what, total=None)
-        yield lambda done, total: bar.update(task, completed=done, total=total)
-
-
-def _say(line: str) -> None:
-    typer.echo(_printable(line))
-
-
-def _printable(text: str) -> str:
-    """One line that any terminal takes: odd bytes and line breaks of file names escaped."""
-    return text.encode("utf-8", "backslashreplace").decode().replace("\r", "\\r").replace("\n", "\\n")
-
-
-def _print_json(document: dict[str, Any]) -> None:
-    typer.echo(json.dumps(document, indent=2))
-
-
-if __name__ == "__main__":
-    main()

@@ -1,0 +1,63 @@
+"""The command line: parse, open, call, print."""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated
+
+import typer
+
+from lookalike import __version__
+from lookalike.cli import catalogues, measuring
+from lookalike.cli.measuring import make
+from lookalike.cli.models import models
+from lookalike.cli.output import printable
+from lookalike.errors import LookalikeError
+
+app = typer.Typer(
+    help="Find the same product in a catalogue from a photo.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+for command in (
+    catalogues.index,
+    catalogues.search,
+    catalogues.info,
+    catalogues.verify,
+    catalogues.export,
+    catalogues.remove,
+    catalogues.reindex,
+    catalogues.demo,
+    measuring.compare,
+):
+    app.command()(command)
+app.command("eval")(measuring.evaluate)
+app.add_typer(models, name="models")
+app.add_typer(make, name="make")
+
+
+def main() -> None:
+    """Run the command line; an error of ours is two lines and exit status 1, never a traceback."""
+    try:
+        app()
+    except LookalikeError as error:
+        typer.echo(f"error: {printable(str(error))}", err=True)
+        if error.hint:
+            typer.echo(f"hint: {printable(error.hint)}", err=True)
+        sys.exit(1)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"lookalike {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None: ...

@@ -1,0 +1,166 @@
+"""Commands on labelled data sets: measure, compare, examine, make."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from lookalike import __version__
+from lookalike.cli.output import EncoderOption, JsonOption, bars, print_json, say
+from lookalike.errors import MissingExtra
+
+if TYPE_CHECKING:
+    from lookalike.evaluation.runs import Run
+
+make = typer.Typer(help="Make a data set.", no_args_is_help=True)
+
+DatasetArgument = Annotated[
+    Path, typer.Argument(metavar="DATASET", help="A data set's folder, or a table; see docs/evaluation.md.")
+]
+SplitOption = Annotated[str | None, typer.Option("--split", metavar="NAME", help="Which part of it.")]
+
+
+def evaluate(
+    dataset: DatasetArgument,
+    out: Annotated[Path, typer.Option("--out", metavar="RUN", help="The folder of the run.")],
+    protocol: Annotated[
+        str | None, typer.Option("--protocol", metavar="NAME", help="How it is measured; the usual way.")
+    ] = None,
+    split: SplitOption = None,
+    encoder: EncoderOption = None,
+    regions: Annotated[
+        str, typer.Option("--regions", metavar="NAME", help="Of the queries: given, whole, or a finder.")
+    ] = "given",
+    rerank: Annotated[
+        list[str] | None, typer.Option("--rerank", metavar="NAME", help="May be given several times.")
+    ] = None,
+    tune: Annotated[
+        str | None, typer.Option("--tune", metavar="SPLIT", help="Fit the re-rankers on this split too.")
+    ] = None,
+    descriptors: Annotated[
+        Path | None,
+        typer.Option("--descriptors", metavar="FOLDER", help="Where runs may share what they encode."),
+    ] = None,
+    allow_missing: Annotated[
+        bool, typer.Option("--allow-missing", help="Leave out what cannot be used, and say so.")
+    ] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Measure an encoder and re-rankers on a labelled data set. Killed, run it again: it goes on."""
+    from lookalike.datasets import open_dataset
+    from lookalike.evaluation.harness import Plan, evaluate
+    from lookalike.evaluation.report import write_report, write_tables
+
+    plan = Plan(
+        protocol=protocol,
+        split=split,
+        encoder=encoder,
+        regions=regions,
+        rerank=rerank or ["none"],
+        tune=tune,
+        descriptors=descriptors,
+        allow_missing=allow_missing,
+    )
+    with bars() as stage:
+        run = evaluate(open_dataset(dataset), out, plan, _made(), stage)
+    write_tables(run, out)
+    try:
+        report: Path | None = write_report(run, out)
+    except MissingExtra as error:
+        report = None
+        typer.echo(f"no report.html: {error}; {error.hint}", err=True)
+    if as_json:
+        print_json(json.loads((out / "run.json").read_text()))
+        return
+    _print_run(run)
+    say(f"{out / 'run.json'}, table.csv, table.tex{', report.html' if report else ''}")
+
+
+def compare(
+    runs: Annotated[list[str], typer.Argument(metavar="RUN[:SYSTEM]...", help="Two runs or more.")],
+    out: Annotated[
+        Path | None, typer.Option("--out", metavar="FILE", help="A page with the flipped queries.")
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Whether a run is really better than the first, and the queries that flipped."""
+    from lookalike.evaluation.compare import compare, write_comparison
+
+    found = compare([_run_and_system(run) for run in runs])
+    if out is not None:
+        write_comparison(found, out)
+    if as_json:
+        print_json(found.as_json())
+        return
+    for line in found.lines():
+        say(line)
+    if out is not None:
+        say(f"the queries that flipped: {out}")
+
+
+def _run_and_system(named: str) -> tuple[Path, str | None]:
+    """ "RUN" or "RUN:SYSTEM"; a folder whose own name has a colon is a run."""
+    if Path(named).is_dir() or ":" not in named:
+        return Path(named), None
+    run, _, system = named.rpartition(":")
+    return Path(run), system
+
+
+def _made() -> dict[str, Any]:
+    """How and where a figure came about."""
+    import platform
+    import shlex
+    import subprocess
+    from datetime import UTC, datetime
+
+    package = Path(__file__).parent
+    asked = ["git", "-C", str(package), "describe", "--always", "--dirty"]
+    try:
+        commit = subprocess.run(asked, capture_output=True, text=True, timeout=10).stdout.strip()
+    except (OSError, subprocess.TimeoutExpired):
+        commit = ""
+    return {
+        "version": __version__,
+        "commit": commit,
+        "command": shlex.join(["lookalike", *sys.argv[1:]]),
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "machine": f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}",
+    }
+
+
+def _print_run(run: Run) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    data, encoder = run.dataset, run.encoder["name"]
+    say(f"{data['name']} ({data['split']}), protocol {run.protocol['name']}, query regions: {run.regions}")
+    if data["synthetic"]:
+        say(f"synthetic: {data['synthetic']}")
+    answerable = run.queries - run.unanswerable
+    say(f"{encoder}: {answerable:,} answerable queries of {run.queries:,}, {run.gallery:,} gallery regions")
+    several = len(run.systems[0].figures) > 1
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    for heading in ("re-rank", *(["right"] if several else []), *run.metrics):
+        table.add_column(
+            heading, justify="left" if heading in ("re-rank", "right") else "right", no_wrap=True
+        )
+    for system in run.systems:
+        for judgement, figures in system.figures.items():
+            told = [
+                str(figures[m]) if place == 0 else f"{figures[m].value:.3f}"
+                for place, m in enumerate(run.metrics)
+            ]
+            table.add_row(system.name, *([judgement] if several else []), *told)
+    console = Console(highlight=False, markup=False)
+    console.width = max(console.width, 160)
+    console.print(table)
+    for each in run.differences:
+        say(
+            f"{each.than} - {each.of}: {each.metric} {each.value:+.3f} [{each.low:+.3f}, {each.high:+.3f}], "
+            f"p = {each.p_holm:.4f} (Holm)"
+        )

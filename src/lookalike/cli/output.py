@@ -1,0 +1,53 @@
+"""What several commands share: options, progress bars, and how things are printed."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Annotated, Any
+
+import typer
+
+OnProgress = Callable[[int, int | None], None]  # done, and in all where that is known
+
+EncoderOption = Annotated[
+    str | None, typer.Option("--encoder", metavar="NAME", help="Which encoder; see `models list`.")
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
+
+
+@contextmanager
+def bars() -> Iterator[Callable[[str], OnProgress]]:
+    """A progress bar for each stage on a terminal's standard error; silent elsewhere."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    console = Console(stderr=True)
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
+
+        def stage(what: str) -> OnProgress:
+            task = bar.add_task(what, total=None)
+            return lambda done, total: bar.update(task, completed=done, total=total)
+
+        yield stage
+
+
+@contextmanager
+def bar(what: str) -> Iterator[OnProgress]:
+    with bars() as stage:
+        yield stage(what)
+
+
+def say(line: str) -> None:
+    typer.echo(printable(line))
+
+
+def printable(text: str) -> str:
+    """One line that any terminal takes: odd bytes and line breaks of file names escaped."""
+    return text.encode("utf-8", "backslashreplace").decode().replace("\r", "\\r").replace("\n", "\\n")
+
+
+def print_json(document: dict[str, Any]) -> None:
+    typer.echo(json.dumps(document, indent=2))

@@ -17,15 +17,18 @@ from dataclasses import dataclass, replace
 from itertools import islice
 from typing import TypeVar
 
+import numpy as np
+
 from lookalike import images
 from lookalike.datasets import Listed, Unlisted
 from lookalike.errors import BadInput, BadPicture
 from lookalike.roles import Encoder, RegionFinder, Store
-from lookalike.values import Box, Picture, Region, Row
+from lookalike.values import Box, Floats, Picture, Region, Row
 
 Entry = TypeVar("Entry")
 
 BATCH = 16  # pictures a worker holds decoded at once
+UNIT_WITHIN = 1e-3
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +90,7 @@ def encode_batch(
         [(pictures[sha256], entries) for (sha256, _), entries in fresh.items()], finder, skipped
     )
     started = time.perf_counter()
-    vectors = encoder.pictures(regions) if regions else None
+    vectors = _described(regions, encoder) if regions else None
     seconds = time.perf_counter() - started
     for place, (region, entries) in enumerate(zip(regions, owners, strict=True)):
         picture = region.picture
@@ -136,6 +139,19 @@ def index(
                 on_written(batch)
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _described(regions: Sequence[Region], encoder: Encoder) -> Floats:
+    """Descriptors (N, D); BadInput where the encoder breaks its promise of rows of length 1."""
+    vectors = encoder.pictures(regions)
+    off = ~(np.abs(np.linalg.norm(vectors, axis=1) - 1) < UNIT_WITHIN)  # NaN is off too
+    if off.any():
+        region = regions[int(np.argmax(off))]
+        raise BadInput(
+            f"{region.picture.source}: its descriptor by {encoder.name} has not length 1",
+            "an encoder gives finite rows of L2 norm 1",
+        )
+    return vectors
 
 
 def _of_one_picture(rows: list[Row], item: str) -> list[Row]:

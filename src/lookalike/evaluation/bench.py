@@ -10,6 +10,7 @@ import hashlib
 import json
 import math
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import product
@@ -140,12 +141,15 @@ class Bench:
                 regions.append(entry)
             if read % 1000 == 0:
                 progress(read, None)
+        twice = [name for name, times in Counter(region.id for region in regions).items() if times > 1]
+        if twice:
+            raise BadInput(f"{split}: the id {twice[0]!r} stands for several regions", "ids are unique")
         return regions, left_out
 
     def _encoded(
         self, split: str, side: str, regions: Sequence[Labelled], finder: str, titled: bool
     ) -> tuple[Path, dict[str, str]]:
-        """The catalogue of these regions, each an item of its own; and what could not be encoded, by source."""
+        """The catalogue of these regions, an item each; and what could not be encoded, by source."""
         parts = [side, self.encoder.name, self.encoder.fingerprint, finder, *(["captions"] if titled else [])]
         place = (
             self._folder / split / "".join(c if c.isalnum() or c in "-." else "-" for c in "-".join(parts))
@@ -318,7 +322,7 @@ class Posed:
             for number, (keys, scores) in zip(alike, rows, strict=True):
                 places = self._places[keys[keys >= 0]]
                 known = places >= 0  # what other protocols put into the catalogue is not ranked here
-                yield number, places[known], scores[keys >= 0][known]
+                yield number, *_in_order(places[known], scores[keys >= 0][known])
 
     def _asked(self, catalogue: Catalogue, numbers: Sequence[int]) -> Iterator[Query]:
         meanings: dict[int, Floats] = {}
@@ -467,6 +471,14 @@ def _ranks(
     found = np.flatnonzero(marked == 1)
     ranks = Ranks(found, total=max(len(right), least)).without(np.flatnonzero(marked == 2))
     return ranks, found, marked != 2
+
+
+def _in_order(places: Keys, scores: Floats) -> tuple[Keys, Floats]:
+    """A ranking (N,) with equal scores in the order of the gallery, not of when they were stored."""
+    if (scores[1:] < scores[:-1]).all():
+        return places, scores
+    order = np.lexsort((places, -scores))
+    return places[order], scores[order]
 
 
 def _values(answers: Sequence[Answer], judgement: str, metric: str) -> Values:

@@ -7,7 +7,7 @@ Task and an entry in `PROTOCOLS`; everything else (descriptors, ranking, interva
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Hashable, Iterable, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from enum import Enum
@@ -116,7 +116,7 @@ def b1_in_category(regions: Sequence[Labelled]) -> Task:
     queries, gallery = _sides(regions)
     judgement = _judged(queries, gallery, "pair, style and category", _identity_and_category)
     task = Task(queries, gallery, (judgement,))
-    return _filtered(task, lambda query: f"category = '{query.category}'")
+    return _filtered(task, lambda query: "category = '{}'".format(query.category.replace("'", "''")))
 
 
 def official(regions: Sequence[Labelled]) -> Task:
@@ -219,13 +219,15 @@ def composed(regions: Sequence[Labelled]) -> Task:
             judgements.append(Judgement("target within its group", targets, _joined(others, reference)))
         words = [query.words for query in asked]
         return Task(asked, gallery, tuple(judgements), Asking.BOTH, texts=words)
-    changed = [found for query in queries for found in _changes(query, gallery, _places(gallery, _group))]
+    by_group = _places(gallery, _group)
+    changed = [found for query in queries for found in _changes(query, gallery, by_group)]
     if not changed:
         raise BadInput(
             "this data set has no composed queries", "it needs words with targets, or styles with attributes"
         )
-    asked, words, targets = (list(column) for column in zip(*changed, strict=True))
+    asked, targets = [query for query, _ in changed], [places for _, places in changed]
     judgement = Judgement("changed style", targets, [NOBODY] * len(asked))
+    words = [query.words for query in asked]
     return Task(asked, gallery, (judgement,), Asking.BOTH, texts=words)
 
 
@@ -322,18 +324,19 @@ def _alike(regions: Sequence[Labelled], name: str, key: Callable[[Labelled], Has
 
 def _changes(
     query: Labelled, gallery: Sequence[Labelled], groups: dict[Hashable, Keys]
-) -> Iterable[tuple[Labelled, str, Keys]]:
-    """The query, words, and the gallery places that they lead to, for each other style of its group."""
-    others: dict[str, list[int]] = {}
+) -> Iterator[tuple[Labelled, Keys]]:
+    """For each other style of the query's group: the query with words, and the gallery places it asks for."""
+    others: dict[str | None, list[int]] = {}
     for place in groups.get(query.group, NOBODY).tolist():
         region = gallery[place]
         if region.identity != query.identity and region.category == query.category:
-            others.setdefault(region.identity or "", []).append(place)
-    for places in others.values():
+            others.setdefault(region.identity, []).append(place)
+    for number, places in enumerate(others.values(), start=1):
         wanted = gallery[places[0]].attributes
         new = [value for name, value in wanted.items() if query.attributes.get(name) != value]
         if new:
-            yield query, "but " + ", ".join(new), np.array(places, np.int64)
+            made = replace(query, id=f"{query.id}#{number}", words="but " + ", ".join(new))
+            yield made, np.array(places, np.int64)
 
 
 _B = (
@@ -362,11 +365,11 @@ PROTOCOLS = {
         ),
         Protocol(
             "official",
-            "DeepFashion2's own measure on found regions: each goes to the annotated garment that it overlaps "
-            "most; a customer's garment with style > 0 asks with the best of its regions; an answer is right "
-            "where it overlaps a garment of the same pair and style in its shop picture by IoU >= 0.5. A "
-            "garment without a region, or without an answer, counts as missed. Finders tell no categories, "
-            "so regions are taken to have the right one.",
+            "DeepFashion2's own measure on found regions: each goes to the annotated garment that it "
+            "overlaps most; a customer's garment with style > 0 asks with the best of its regions; an answer "
+            "is right where it overlaps a garment of the same pair and style in its shop picture by an IoU "
+            "of 0.5 or more. A garment without a region, or without an answer, counts as missed. Finders "
+            "tell no categories, so regions are taken to have the right one.",
             ("top-1", "top-5", "top-10", "top-15", "top-20"),
             official,
             detected=True,

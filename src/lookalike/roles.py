@@ -130,7 +130,8 @@ class Store(Protocol):
 
 
 class Reranker(Protocol):
-    name: str
+    @property
+    def name(self) -> str: ...
 
     def rerank(self, query: Query, shortlist: Shortlist) -> Shortlist:
         """The same members in a new order."""

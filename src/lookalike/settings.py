@@ -17,6 +17,9 @@ from lookalike.store import LocalStore
 
 ENCODERS = {
     "efficientnet-lite2": "lookalike.encoders:EfficientNet",
+    "efficientnet-lite2-mean": "lookalike.encoders.efficientnet:mean_pooled",
+    "efficientnet-lite2-gem": "lookalike.encoders.efficientnet:gem_pooled",
+    "efficientnet-lite2-superglobal": "lookalike.encoders.efficientnet:superglobal_pooled",
     "colour-histogram": "lookalike.encoders:ColourHistogram",
 }
 REGION_FINDERS = {
@@ -25,6 +28,11 @@ REGION_FINDERS = {
 }
 RERANKERS = {
     "superglobal": "lookalike.rerank:SuperGlobal",
+    "query-expansion": "lookalike.rerank:QueryExpansion",
+    "dba": "lookalike.rerank:DatabaseAugmentation",
+    "k-reciprocal": "lookalike.rerank:KReciprocal",
+    "diffusion": "lookalike.rerank:Diffusion",
+    "geometric": "lookalike.rerank:Geometric",
 }
 DEFAULT_ENCODER = "efficientnet-lite2"
 DEFAULT_REGIONS = "whole"  # gallery pictures
@@ -107,15 +115,17 @@ def open_regions(named: str | RegionFinder, encoder: Encoder) -> RegionFinder:
 
 
 def open_reranker(named: str | Reranker) -> Reranker | None:
+    """By name, "none" for none; "superglobal+geometric" runs one after the other."""
     if not isinstance(named, str):
         return named
-    made: Reranker | None = None if named == "none" else reranker_class(named)()
-    return made
+    if named == "none":
+        return None
+    made: list[Reranker] = [_named("re-ranker", part, RERANKERS, ["none"])() for part in named.split("+")]
+    if len(made) == 1:
+        return made[0]
+    from lookalike.rerank import Chain
 
-
-def reranker_class(name: str) -> Any:
-    """By name: called with parameters it makes the re-ranker, and its GRID says what to try when fitting it."""
-    return None if name == "none" else _named("re-ranker", name, RERANKERS, ["none"])
+    return Chain(tuple(made))
 
 
 def _named(kind: str, name: str, table: dict[str, str], others: Sequence[str] = ()) -> Any:

@@ -31,6 +31,7 @@ for command in (
     catalogues.reindex,
     catalogues.demo,
     measuring.compare,
+    measuring.doctor,
 ):
     app.command()(command)
 app.command("eval")(measuring.evaluate)

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from lookalike import __version__
-from lookalike.cli.output import EncoderOption, JsonOption, bars, print_json, say
-from lookalike.errors import MissingExtra
+from lookalike.cli.output import EncoderOption, JsonOption, bar, bars, print_json, say
+from lookalike.errors import BadInput, MissingExtra, WeightsError
 
 if TYPE_CHECKING:
     from lookalike.evaluation.runs import Run
@@ -101,6 +101,96 @@ def compare(
         say(line)
     if out is not None:
         say(f"the queries that flipped: {out}")
+
+
+def doctor(
+    subject: Annotated[
+        Path, typer.Argument(metavar="DATASET|CATALOGUE", help="A labelled data set, or a catalogue.")
+    ],
+    splits: Annotated[
+        list[str] | None,
+        typer.Option("--split", metavar="NAME", help="Only these; may be given several times."),
+    ] = None,
+    encoder: EncoderOption = None,
+    descriptors: Annotated[
+        Path | None,
+        typer.Option(
+            "--descriptors", metavar="FOLDER", help="Where to keep what is encoded, to go on later."
+        ),
+    ] = None,
+    sheet: Annotated[
+        Path | None, typer.Option("--sheet", metavar="FILE", help="Draw the pairs that were found.")
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Look for what is wrong in a data set or a catalogue; exit status 1 where something is."""
+    from lookalike.datasets import open_dataset
+    from lookalike.evaluation import diagnosis, doctor
+    from lookalike.settings import open_catalogue
+    from lookalike.store import LocalStore
+
+    with bar("examining") as on_progress:
+        if LocalStore.exists(subject):
+            with open_catalogue(subject, create=False) as catalogue:
+                found = doctor.examine_catalogue(catalogue, on_progress)
+        else:
+            dataset = open_dataset(subject)
+            found = doctor.examine_dataset(dataset, descriptors, splits, encoder, on_progress)
+    if as_json:
+        print_json(found.as_json())
+    else:
+        for line in found.lines():
+            say(line)
+    if sheet is not None:
+        diagnosis.draw_findings(found, sheet)
+        say(f"contact sheet: {sheet}")
+    if not found.sound:
+        raise typer.Exit(1)
+
+
+@make.command()
+def street2shop(
+    out: Annotated[Path, typer.Option("--out", metavar="FOLDER", help="Where the data set is drawn.")],
+    identities: Annotated[int, typer.Option("--identities", min=1, help="How many products.")] = 300,
+    seed: Annotated[int, typer.Option("--seed", min=0, help="Another seed, another data set.")] = 1,
+    caption_errors: Annotated[
+        float, typer.Option("--caption-errors", min=0, max=1, help="The share of captions that are wrong.")
+    ] = 0.0,
+    backgrounds: Annotated[
+        str,
+        typer.Option("--backgrounds", metavar="photographs|drawn|FOLDER", help="What people stand before."),
+    ] = "photographs",
+) -> None:
+    """Draw a data set in DeepFashion2's own format. Killed, run it again: it goes on."""
+    from lookalike.datasets.street2shop import make
+
+    pictures = _backgrounds(backgrounds)
+    with bar("drawing") as on_progress:
+        made = make(out, identities, seed, pictures, caption_errors, on_progress=on_progress)
+    say(f"{out}: {made}")
+
+
+def _backgrounds(wanted: str) -> list[Path] | None:
+    """Photographs to stand before; None has them drawn."""
+    from lookalike import weights
+    from lookalike.datasets.photos import scenery
+
+    if wanted == "drawn":
+        return None
+    if wanted != "photographs":
+        found = sorted(
+            path for path in Path(wanted).glob("*") if path.suffix.lower() in (".jpg", ".jpeg", ".png")
+        )
+        if not found:
+            raise BadInput(
+                f"{wanted}: no .jpg or .png pictures in it", "--backgrounds photographs|drawn|FOLDER"
+            )
+        return found
+    try:
+        return scenery(weights.default_folder())
+    except WeightsError as error:
+        say(f"{error}; backgrounds are drawn")
+        return None
 
 
 def _run_and_system(named: str) -> tuple[Path, str | None]:

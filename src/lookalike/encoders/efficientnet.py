@@ -9,7 +9,8 @@ from __future__ import annotations
 import hashlib
 import os
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -59,7 +60,7 @@ class EfficientNet:
         rows = np.empty((len(regions), self.dim), np.float32)
         for start in range(0, len(regions), CHUNK):
             chunk = slice(start, start + CHUNK)
-            maps = self._maps([region.pixels for region in regions[chunk]])
+            maps = self.run([region.pixels for region in regions[chunk]])
             inside = pooling.tapered(maps.frames, *maps.values.shape[2:])
             rows[chunk] = unit(pooling.salient(maps.values, POWER, inside))
         return rows
@@ -69,12 +70,16 @@ class EfficientNet:
 
     def maps(self, pictures: Sequence[Picture]) -> Maps:
         """Whole pictures -> the last block's maps (B, D, 9, 9), linear and signed."""
-        return self._maps([picture.pixels for picture in pictures])
+        return self.run([picture.pixels for picture in pictures])
 
-    def _maps(self, pictures: Sequence[Pixels]) -> Maps:
-        canvas = np.empty((len(pictures), SIDE, SIDE, 3), np.uint8)
+    def run(self, pictures: Sequence[Pixels], output: str = "block", side: int = SIDE) -> Maps:
+        """Pictures (h, w, 3) fitted into squares of `side` pixels -> maps of an output of the network.
+
+        "block" is the last block, linear and signed; "head" what follows it, (B, 1280, H, W), 0 to 6.
+        """
+        canvas = np.empty((len(pictures), side, side, 3), np.uint8)
         frames = tuple(_draw(pixels, square) for pixels, square in zip(pictures, canvas, strict=True))
-        (values,) = self._opened().run(["block"], {"pixels": canvas})
+        (values,) = self._opened().run([output], {"pixels": canvas})
         return Maps(values, frames)
 
     def _opened(self) -> Any:
@@ -84,18 +89,92 @@ class EfficientNet:
             return self._session
 
 
+@dataclass(frozen=True, slots=True)
+class _Pooling:
+    """From the head's maps (B, 1280, H, W), non-negative, and each cell's share to vectors (B, 1280)."""
+
+    name: str
+    pool: Callable[[Floats, Floats], Floats]
+    scales: tuple[float, ...] = (1.0,)  # of the picture; several are joined by SuperGlobal's scale GeM
+
+
+class PooledHead:
+    """Rivals of the default: the head of the same network (1280 channels) with published poolings.
+
+    "mean" is the network's own last step. "gem" is GeM with p = 3, as in DELG. "superglobal" is regional GeM,
+    GeM+ and scale GeM over three sizes (Shao et al., ICCV 2023); its ReLUP and its trained whitening would
+    need another network.
+    """
+
+    dim = 1280
+
+    def __init__(self, pooling: str) -> None:
+        self._pooling = _POOLINGS[pooling]
+        self._network = EfficientNet()
+        self.name = f"{NAME}-{pooling}"
+        recipe = f"{self._network.fingerprint}; head, {pooling}"
+        self.fingerprint = hashlib.sha256(recipe.encode()).hexdigest()[:16]
+
+    def pictures(self, regions: Sequence[Region], captions: Sequence[str] | None = None) -> Floats:
+        rows = np.empty((len(regions), self.dim), np.float32)
+        for start in range(0, len(regions), CHUNK):
+            pixels = [region.pixels for region in regions[start : start + CHUNK]]
+            scales = []
+            for scale in self._pooling.scales:
+                maps = self._network.run(pixels, "head", round(scale * SIDE / CELL) * CELL)
+                inside = pooling.coverage(maps.frames, *maps.values.shape[2:])
+                scales.append(self._pooling.pool(maps.values, inside))
+            joined = scales[0] if len(scales) == 1 else pooling.scale_gem(np.stack(scales))
+            rows[start : start + CHUNK] = unit(joined)
+        return rows
+
+    def texts(self, texts: Sequence[str]) -> None:
+        """None: it has no language."""
+
+    def maps(self, pictures: Sequence[Picture]) -> Maps:
+        """Whole pictures -> the last block's maps, as the default encoder gives them."""
+        return self._network.maps(pictures)
+
+
+def mean_pooled() -> PooledHead:
+    return PooledHead("mean")
+
+
+def gem_pooled() -> PooledHead:
+    return PooledHead("gem")
+
+
+def superglobal_pooled() -> PooledHead:
+    return PooledHead("superglobal")
+
+
+_POOLINGS = {
+    made.name: made
+    for made in (
+        _Pooling("mean", lambda maps, inside: np.asarray(pooling.mean(maps, inside))),
+        _Pooling("gem", lambda maps, inside: np.asarray(pooling.gem(maps, 3, shares=inside))),
+        _Pooling(
+            "superglobal",
+            lambda maps, inside: np.asarray(pooling.gem(pooling.regional_gem(maps), 4.6, shares=inside)),
+            scales=(2**-0.5, 1.0, 2**0.5),
+        ),
+    )
+}
+
+
 def _draw(pixels: Pixels, square: Pixels) -> Box:
     """Fit a picture into the middle of a square, in place, aspect kept; where it lies, in cells.
 
     Its own mean colour fills the rest: grey or mirrored borders look like edges to the network.
     """
     height, width = pixels.shape[:2]
-    scale = SIDE / max(height, width)
+    side = len(square)
+    scale = side / max(height, width)
     across, down = max(1, round(width * scale)), max(1, round(height * scale))
-    left, top = (SIDE - across) // 2, (SIDE - down) // 2
+    left, top = (side - across) // 2, (side - down) // 2
     image = Image.fromarray(pixels).resize((across, down), Image.Resampling.BICUBIC, reducing_gap=3)
     colour = np.asarray(image).mean(0).mean(0)  # one axis at a time: ten times faster than both
-    page = Image.new("RGB", (SIDE, SIDE), tuple(map(int, colour)))
+    page = Image.new("RGB", (side, side), tuple(map(int, colour)))
     page.paste(image, (left, top))
     square[:] = np.asarray(page)
     return Box(left / CELL, top / CELL, (left + across) / CELL, (top + down) / CELL)

@@ -39,7 +39,7 @@ from lookalike.evaluation.protocols import (
 )
 from lookalike.evaluation.runs import Answer, Figure, System, write_whole
 from lookalike.roles import Encoder
-from lookalike.settings import Settings, open_catalogue, reranker_class
+from lookalike.settings import Settings, open_catalogue, open_reranker
 from lookalike.values import Box, Floats, Keys, Progress, Query, Region, Row
 
 GIVEN = "given"  # query regions: the annotated boxes
@@ -69,6 +69,7 @@ class Bench:
         """`regions` says where queries get their region from; descriptors are kept below `folder`."""
         self._dataset, self.encoder, self.regions = dataset, encoder, regions
         self.stage, self._allow_missing = stage, allow_missing
+        self._rerankers: dict[str, Any] = {}
         place = hashlib.sha256(str(dataset.folder.absolute()).encode()).hexdigest()[:8]
         self._folder = folder / f"{dataset.name}-{place}"
 
@@ -105,7 +106,7 @@ class Bench:
             )
         posed = self.pose(how, split)
         some = posed.sampled(TUNED_ON)
-        grid = reranker_class(class_of(name)).GRID
+        grid = self.reranker(name).GRID
         combinations = [dict(zip(grid, values, strict=True)) for values in product(*grid.values())]
         progress = self.stage(f"tuning {name}")
         reached = []
@@ -122,6 +123,16 @@ class Bench:
             ],
             "best": combinations[int(np.argmax(reached))],
         }
+
+    def fittable(self, name: str) -> bool:
+        """Whether a re-ranker has parameters to fit."""
+        return name != "none" and bool(getattr(self.reranker(name), "GRID", None))
+
+    def reranker(self, name: str) -> Any:
+        """With its defaults; the same one each time, since it may remember what it computed."""
+        if name not in self._rerankers:
+            self._rerankers[name] = open_reranker(class_of(name))
+        return self._rerankers[name]
 
     def _refuse(self, left_out: Sequence[str]) -> None:
         if left_out and not self._allow_missing:
@@ -167,7 +178,7 @@ class Bench:
             | ({"box": region.box.corners} if finder == GIVEN and region.box else {})
             for region in regions
         )
-        write_whole(table, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+        write_whole(table, "".join(json.dumps(row) + "\n" for row in rows))
         settings = Settings(encoder=self.encoder, regions="whole" if finder == GIVEN else finder)
         progress = self.stage(f"encoding {side} of {split}")
         with open_catalogue(place, settings) as catalogue:
@@ -293,7 +304,7 @@ class Posed:
 
     def write_tables(self, folder: Path) -> None:
         for name, regions in (("queries", self.task.queries), ("gallery", self.task.gallery)):
-            lines = (json.dumps(_shown(region), ensure_ascii=False) + "\n" for region in regions)
+            lines = (json.dumps(_shown(region)) + "\n" for region in regions)
             write_whole(folder / f"{name}.jsonl", "".join(lines))
 
     def _opened(self, rerank: str, parameters: Mapping[str, Any]) -> Catalogue:
@@ -302,7 +313,7 @@ class Posed:
             extra = {}
             if rerank == TRANSDUCTIVE:
                 extra["others"] = np.stack([row.vector for rows in self._seen for row in rows])
-            reranker = reranker_class(class_of(rerank))(**parameters, **extra)
+            reranker = replace(self._bench.reranker(rerank), **parameters, **extra)
         finder = self._bench.regions
         settings = Settings(
             encoder=self._bench.encoder,

@@ -28,7 +28,7 @@ from lookalike.evaluation.runs import (
     write_whole,
 )
 from lookalike.roles import Encoder
-from lookalike.settings import DEFAULT_ENCODER, open_encoder, reranker_class
+from lookalike.settings import DEFAULT_ENCODER, open_encoder, open_reranker
 from lookalike.values import Progress
 
 
@@ -61,7 +61,7 @@ def evaluate(
     how = protocol(plan.protocol or usual_protocol(dataset))
     split = plan.split or usual_split(dataset)
     for name in plan.rerank:
-        reranker_class(class_of(name))  # a mistyped name fails here
+        open_reranker(class_of(name))  # a mistyped name fails here
     encoder = open_encoder(plan.encoder or DEFAULT_ENCODER)
     out.mkdir(parents=True, exist_ok=True)
     folder = plan.descriptors or out / "descriptors"
@@ -74,7 +74,7 @@ def evaluate(
     tuning: dict[str, Any] = {}
     for name in plan.rerank:
         wanted: list[tuple[str, Mapping[str, Any]]] = [(name, {})]
-        if plan.tune and name != "none":
+        if plan.tune and bench.fittable(name):
             tuning[name] = bench.tune(how, plan.tune, name)
             wanted.append((f"{name} (tuned)", tuning[name]["best"]))
         for title, parameters in wanted:

@@ -1,5 +1,17 @@
-"""What is read: listings of pictures to index."""
+"""What is read: listings of pictures to index, and labelled data sets."""
 
+from lookalike.datasets.labelled import Dataset, Labelled, Side
 from lookalike.datasets.listing import Listed, Unlisted, count, listing, origin_of
+from lookalike.datasets.opening import open_dataset
 
-__all__ = ["Listed", "Unlisted", "count", "listing", "origin_of"]
+__all__ = [
+    "Dataset",
+    "Labelled",
+    "Listed",
+    "Side",
+    "Unlisted",
+    "count",
+    "listing",
+    "open_dataset",
+    "origin_of",
+]

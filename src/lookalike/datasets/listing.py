@@ -26,8 +26,8 @@ import os
 import re
 import stat
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
 from datetime import date, time
 from decimal import Decimal
 from itertools import chain
@@ -55,6 +55,7 @@ class Listed:
     item: Item
     source: str
     box: Box | None = None
+    row: int = field(default=0, compare=False)  # of the table; 0: not from one
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,9 +71,10 @@ def origin_of(source: Path | str) -> str:
     return os.path.normpath(Path(source).absolute())
 
 
-def listing(source: Path | str) -> Iterator[Listed | Unlisted]:
+def listing(source: Path | str, written: Collection[str] = ()) -> Iterator[Listed | Unlisted]:
     """The pictures of a SOURCE, in an order that does not depend on the file system.
 
+    In the columns `written`, which are named in small letters, the cells of a CSV table stay as they are.
     A bad row or an unreadable folder comes as an Unlisted in its place. BadInput, at once, where SOURCE is no
     folder, picture or table, or a table without the column `path`; MissingExtra for Parquet without pyarrow.
     """
@@ -82,7 +84,10 @@ def listing(source: Path | str) -> Iterator[Listed | Unlisted]:
         return _folder(path)
     if kind == "picture":
         return iter([Listed(Item(_name_as_text(Path(path).stem)), path)])
-    rows = {".csv": _csv_rows, ".jsonl": _json_rows, ".parquet": _parquet_rows}[kind](path)
+    if kind == ".csv":
+        rows = _csv_rows(path, written)
+    else:
+        rows = {".jsonl": _json_rows, ".parquet": _parquet_rows}[kind](path)
     entries = _entries(path, rows)
     first = next(entries, None)  # now, so that a wrong table fails here
     return iter(()) if first is None else chain([first], entries)
@@ -214,12 +219,13 @@ def _is_folder(entry: os.DirEntry[str]) -> bool:
 _Row = tuple[int, Mapping[str, Any] | BadInput]  # its number; its values by column, or what is wrong with it
 
 
-def _csv_rows(path: str) -> Iterator[_Row]:
+def _csv_rows(path: str, written: Collection[str]) -> Iterator[_Row]:
     with open(path, newline="", encoding="utf-8-sig", errors="surrogateescape") as file:
         separator, columns = _csv_header(path, file)
         file.seek(0)
         reader = csv.reader(file, delimiter=separator)
         next(reader)
+        as_is = _OWN.union(written)
         number = 1
         while True:
             number += 1
@@ -234,7 +240,7 @@ def _csv_rows(path: str) -> Iterator[_Row]:
                 yield number, BadInput(f"{len(cells)} cells, but the header has {len(columns)}")
             elif any(cells):
                 texts = zip(columns, map(str.strip, cells), strict=False)  # empty cells may miss at the end
-                yield number, {name: text if name in _OWN else _cell(text) for name, text in texts}
+                yield number, {name: text if name.lower() in as_is else _cell(text) for name, text in texts}
 
 
 def _csv_header(path: str, file: TextIO) -> tuple[str, list[str]]:
@@ -364,7 +370,7 @@ def _entries(path: str, rows: Iterator[_Row]) -> Iterator[Listed | Unlisted]:
             try:
                 if isinstance(row, BadInput):
                     raise row
-                entry: Listed | Unlisted = _listed(row, folder)
+                entry: Listed | Unlisted = _listed(row, folder, number)
             except BadInput as error:
                 entry = Unlisted(path, f"{shown(path)}, row {number}: {shown(str(error))}")
             yield entry
@@ -372,7 +378,7 @@ def _entries(path: str, rows: Iterator[_Row]) -> Iterator[Listed | Unlisted]:
         raise BadInput(f"{shown(path)}: cannot be read: {error.strerror}") from error
 
 
-def _listed(row: Mapping[str, Any], folder: Path) -> Listed:
+def _listed(row: Mapping[str, Any], folder: Path, number: int) -> Listed:
     path = row.get("path")
     if not isinstance(path, str) or not path.strip():
         raise BadInput("path: missing")
@@ -383,7 +389,7 @@ def _listed(row: Mapping[str, Any], folder: Path) -> Listed:
         title=_text(row, "title"),
         attributes={name: value for name, value in attributes.items() if value is not None},
     )
-    return Listed(item, source, _box(row))
+    return Listed(item, source, _box(row), number)
 
 
 def _text(row: Mapping[str, Any], name: str) -> str:

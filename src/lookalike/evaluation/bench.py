@@ -78,6 +78,8 @@ class Bench:
         regions, left_out = self._read(split)
         self._refuse(left_out)
         while True:  # posed anew without what turns out to be unusable
+            if left_out:
+                regions = _without_gaps(regions)
             task = how.pose(regions)
             queries, gallery, finder = task.queries, task.gallery, GIVEN
             if how.detected and self.regions != GIVEN:
@@ -510,6 +512,17 @@ def _shown(region: Labelled) -> dict[str, Any]:
     if region.captions or region.words:
         row["title"] = region.words or region.captions[0]
     return row | {"category": region.category, **region.facets}
+
+
+def _without_gaps(regions: Sequence[Labelled]) -> list[Labelled]:
+    """Listed answers only as far as they are there."""
+    there = {region.id for region in regions}
+    return [
+        replace(r, truth={name: tuple(a for a in answers if a in there) for name, answers in r.truth.items()})
+        if r.truth
+        else r
+        for r in regions
+    ]
 
 
 def _pictures(regions: Sequence[Labelled]) -> list[Labelled]:

@@ -1,4 +1,4 @@
-"""The comparison table: encoders that need no training, each with every re-ranker, by protocols b1 and official.
+"""The comparison table: encoders that need no training, each with every re-ranker.
 
     python benchmarks/rivals.py DATASET --out FOLDER [--tune tuning] [--rerank NAME ...]
 

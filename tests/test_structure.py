@@ -4,7 +4,9 @@ import json
 import subprocess
 import sys
 
-HEAVY = ("torch", "onnxruntime", "faiss", "PIL", "transformers", "lark", "rich.console")
+HEAVY = (
+    "torch", "onnxruntime", "faiss", "PIL", "transformers", "lark", "rich.console", "matplotlib", "jinja2", "cv2"
+)  # fmt: skip
 
 
 def loaded_by(statement: str) -> set[str]:

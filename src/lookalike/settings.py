@@ -30,6 +30,7 @@ RERANKERS = {
     "superglobal": "lookalike.rerank:SuperGlobal",
     "query-expansion": "lookalike.rerank:QueryExpansion",
     "dba": "lookalike.rerank:DatabaseAugmentation",
+    "dba-query-expansion": "lookalike.rerank.expansion:dba_query_expansion",
     "k-reciprocal": "lookalike.rerank:KReciprocal",
     "diffusion": "lookalike.rerank:Diffusion",
     "geometric": "lookalike.rerank:Geometric",

@@ -105,14 +105,14 @@ def test_b2_leaves_style_0_out_of_the_gallery(dataset: Dataset, tmp_path: Path) 
     run = evaluate(dataset, tmp_path, plan(protocol="b2"))
     assert run.gallery == 20
     unpaired = {region.id for region in read(dataset) if region.identity is None}
-    assert not any(item in unpaired for a in load_answers(tmp_path, "none") for item, _ in a.top)
+    assert not any(item in unpaired for a in load_answers(tmp_path, "none") for item, _, _ in a.top)
 
 
 def test_b1_in_category_ranks_only_the_category(dataset: Dataset, tmp_path: Path) -> None:
     evaluate(dataset, tmp_path, plan(protocol="b1-category"))
     category = {region.id: region.category for region in read(dataset)}
     for answer in load_answers(tmp_path, "none"):
-        assert {category[item] for item, _ in answer.top} == {category[answer.query]}
+        assert {category[item] for item, _, _ in answer.top} == {category[answer.query]}
 
 
 @pytest.mark.parametrize("regions", ["given", "salient", "whole"])
@@ -205,7 +205,7 @@ def test_equal_scores_stand_in_the_gallerys_order(tmp_path: Path) -> None:
     run = evaluate(
         Dataset("made", tmp_path, ("all",), lambda _split: iter(regions)), tmp_path / "run", plan()
     )
-    assert [item for item, _ in next(load_answers(tmp_path / "run", "none")).top] == ["a", "b", "c"]
+    assert [item for item, _, _ in next(load_answers(tmp_path / "run", "none")).top] == ["a", "b", "c"]
     assert run.systems[0].figures["same identity"]["mAP"].value == pytest.approx(1 / 3)
 
 
@@ -215,7 +215,7 @@ def test_a_query_among_the_gallery_is_not_its_own_answer(tmp_path: Path) -> None
     made = Dataset("made", tmp_path, ("all",), lambda _split: iter(regions))
     evaluate(made, tmp_path / "run", plan())
     for answer in load_answers(tmp_path / "run", "none"):
-        assert answer.query not in {item for item, _ in answer.top}
+        assert answer.query not in {item for item, _, _ in answer.top}
         assert answer.total == 2
 
 

@@ -5,6 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from lookalike.errors import BadInput
 from lookalike.rerank import SuperGlobal
 from lookalike.testing import Kept
 from lookalike.values import Query, Shortlist, unit
@@ -65,6 +66,12 @@ def test_opposite_members_do_not_cancel_the_weights() -> None:
     shortlist = np.array([[1.0, 0.0], [-1.0, 0.0]])
     scores = SuperGlobal(neighbours=1, beta=1.0).score(np.array([1.0, 0.0]), shortlist)
     np.testing.assert_allclose(scores, [1.0, -1.0])
+
+
+def test_values_that_mean_nothing_are_refused() -> None:
+    for values in ({"neighbours": -1}, {"beta": -0.1}):
+        with pytest.raises(BadInput, match="superglobal with"):
+            SuperGlobal(**values)
 
 
 def test_an_empty_shortlist_gives_no_scores() -> None:

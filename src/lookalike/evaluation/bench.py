@@ -289,7 +289,7 @@ class Posed:
         gallery = {region.id: region for region in self.task.gallery}
         results = []
         for query, rows, answer in zip(self.task.queries, self._seen, answers, strict=True):
-            found = [gallery[name] for name, _ in answer.top]
+            found = [gallery[name] for name, _, _ in answer.top]
             for row in rows:
                 box = row.box or Box(0, 0, row.width, row.height)
                 results.append(
@@ -370,7 +370,7 @@ class Posed:
         ranks, raw, kept = headline
         curves.add(ranks)
         gallery = self.task.gallery
-        first = order[kept][:SHOWN]
+        first, right = order[kept][:SHOWN], set(order[raw].tolist())
         return Answer(
             query=self.task.queries[number].id,
             group=self.groups[number],
@@ -379,8 +379,8 @@ class Posed:
             right=gallery[order[raw[0]]].id if len(raw) else None,
             total=ranks.total,
             top=tuple(
-                (gallery[place].id, round(float(score), 6))
-                for place, score in zip(first, scores[kept][:SHOWN], strict=True)
+                (gallery[place].id, round(float(score), 6), place in right)
+                for place, score in zip(first.tolist(), scores[kept][:SHOWN], strict=True)
             ),
             found=len(ranks.found),
         )

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from lookalike.datasets import Dataset
+from lookalike.errors import BadInput
 from lookalike.evaluation.bench import GIVEN, Bench, Stage, Values, class_of
 from lookalike.evaluation.intervals import holm, paired
 from lookalike.evaluation.protocols import (
@@ -68,6 +69,11 @@ def evaluate(
     bench = Bench(dataset, encoder, plan.regions, folder, stage or _silent, plan.allow_missing)
 
     posed = bench.pose(how, split)
+    if posed.unanswerable == len(posed.groups):
+        raise BadInput(
+            f"no query of {split} has a right answer in the gallery",
+            "look at it with: lookalike doctor DATASET",
+        )
     posed.write_tables(out)
     systems: list[System] = []
     columns: list[Values] = []  # the headline's values by query, of each system

@@ -136,7 +136,7 @@ class Answer:
     rank: int | None  # 1-based, of the first right answer of the headline; None: not found
     right: str | None  # the gallery region that is
     total: int  # right answers in the gallery, of the headline
-    top: tuple[tuple[str, float], ...]  # the first gallery regions with their scores
+    top: tuple[tuple[str, float, bool], ...]  # the first gallery regions: score, and whether it is right
     found: int  # of the right answers, how many the ranking holds
 
 
@@ -163,7 +163,9 @@ def load_answers(folder: Path, system: str) -> Iterator[Answer]:
         with path.open() as file:
             for line in file:
                 record = json.loads(line)
-                yield Answer(**record | {"top": tuple((item, score) for item, score in record["top"])})
+                yield Answer(
+                    **record | {"top": tuple((item, score, right) for item, score, right in record["top"])}
+                )
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise BadInput(f"{path}: {error}", "evaluate again") from error
 
@@ -174,14 +176,17 @@ def answers_file(folder: Path, system: str) -> Path:
 
 
 def load_places(table: Path) -> dict[str, Place]:
-    """queries.jsonl or gallery.jsonl by id."""
+    """queries.jsonl or gallery.jsonl by id; BadInput where it cannot be read."""
     places = {}
-    with table.open() as file:
-        for line in file:
-            record = json.loads(line)
-            box = record.pop("box", None)
-            name, path, title = record.pop("item"), record.pop("path"), record.pop("title", "")
-            places[name] = Place(name, path, None if box is None else Box(*box), title, record)
+    try:
+        with table.open() as file:
+            for line in file:
+                record = json.loads(line)
+                box = record.pop("box", None)
+                name, path, title = record.pop("item"), record.pop("path"), record.pop("title", "")
+                places[name] = Place(name, path, None if box is None else Box(*box), title, record)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise BadInput(f"{table}: {error}", "evaluate again") from error
     return places
 
 

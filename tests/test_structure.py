@@ -5,7 +5,8 @@ import subprocess
 import sys
 
 HEAVY = (
-    "torch", "onnxruntime", "faiss", "PIL", "transformers", "lark", "rich.console", "matplotlib", "jinja2", "cv2"
+    "torch", "onnxruntime", "faiss", "PIL", "transformers", "lark", "rich.console", "matplotlib", "jinja2",
+    "cv2",
 )  # fmt: skip
 
 

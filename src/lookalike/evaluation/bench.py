@@ -102,10 +102,6 @@ class Bench:
 
         The best in the headline metric; of equal ones the first.
         """
-        if split not in self._dataset.splits:
-            raise BadInput(
-                f"there is no split {split!r} to tune on", f"splits: {', '.join(self._dataset.splits)}"
-            )
         posed = self.pose(how, split)
         some = posed.sampled(TUNED_ON)
         grid = self.reranker(name).GRID

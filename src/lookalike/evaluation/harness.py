@@ -61,6 +61,8 @@ def evaluate(
     """
     how = protocol(plan.protocol or usual_protocol(dataset))
     split = plan.split or usual_split(dataset)
+    if plan.tune and plan.tune not in dataset.splits:
+        raise BadInput(f"there is no split {plan.tune!r} to tune on", f"splits: {', '.join(dataset.splits)}")
     for name in plan.rerank:
         open_reranker(class_of(name))  # a mistyped name fails here
     encoder = open_encoder(plan.encoder or DEFAULT_ENCODER)

@@ -17,7 +17,7 @@ from lookalike import weights
 from lookalike.datasets import open_dataset
 from lookalike.errors import LookalikeError
 from lookalike.evaluation.harness import Plan, evaluate
-from lookalike.evaluation.report import write_report, write_tables
+from lookalike.evaluation.pages.report import write_report, write_tables
 from lookalike.evaluation.runs import Run
 from lookalike.settings import ENCODERS
 

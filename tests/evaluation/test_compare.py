@@ -9,8 +9,8 @@ from html_pages import check_sound, read
 from made_runs import EMPTY, make_run, run_of, saved
 
 from lookalike.errors import BadInput
-from lookalike.evaluation.compare import compare, write_comparison
 from lookalike.evaluation.intervals import holm
+from lookalike.evaluation.pages.compare import compare, write_comparison
 from lookalike.evaluation.runs import Answer
 
 HOSTILE = """<script>alert("1")</script> & 'q'"""

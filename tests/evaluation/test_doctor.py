@@ -17,8 +17,8 @@ from lookalike.datasets import Dataset, Labelled, Side, Unlisted
 from lookalike.datasets.garments import Garment, draw_garment
 from lookalike.datasets.photos import write_table
 from lookalike.errors import BadInput, WrongEncoder
-from lookalike.evaluation.diagnosis import KINDS, SEVERITIES, SHOWN, Diagnosis, Finding, draw_findings
 from lookalike.evaluation.doctor import examine_catalogue, examine_dataset
+from lookalike.evaluation.doctor.diagnosis import KINDS, SEVERITIES, SHOWN, Diagnosis, Finding, draw_findings
 from lookalike.settings import Settings
 from lookalike.testing import ThumbnailEncoder, drawing
 from lookalike.values import Box, Pixels

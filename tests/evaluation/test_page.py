@@ -10,9 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lookalike.errors import BadInput, MissingExtra
-from lookalike.evaluation import page
-from lookalike.evaluation.curves import SERIES, Plot, curves
-from lookalike.evaluation.page import Axis, save_page
+from lookalike.evaluation.pages import page
+from lookalike.evaluation.pages.curves import SERIES, Plot, curves
+from lookalike.evaluation.pages.page import Axis, save_page
 
 PLOT = Plot("some-curve", 'a "title" & <more>', "what it shows", "across", "up")
 LINES = [[(1, 0.2), (10, 0.5), (100, 0.9)], [(1, 0.1), (10, 0.4), (100, 1.0)]]

@@ -12,7 +12,7 @@ from made_runs import EMPTY, METRICS, UNANSWERABLE, make_run, saved
 from PIL import Image
 
 from lookalike.errors import BadInput
-from lookalike.evaluation.report import write_report, write_tables
+from lookalike.evaluation.pages.report import write_report, write_tables
 from lookalike.evaluation.runs import Figure, Run, load_answers, load_places
 
 HOSTILE = """<script>alert("1")</script> & 'q' $x_1$ 50% {b} \\end{tabular} ~^#"""

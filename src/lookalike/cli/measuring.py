@@ -54,7 +54,7 @@ def evaluate(
     """Measure an encoder and re-rankers on a labelled data set. Killed, run it again: it goes on."""
     from lookalike.datasets import open_dataset
     from lookalike.evaluation.harness import Plan, evaluate
-    from lookalike.evaluation.report import write_report, write_tables
+    from lookalike.evaluation.pages import write_report, write_tables
 
     plan = Plan(
         protocol=protocol,
@@ -89,7 +89,7 @@ def compare(
     as_json: JsonOption = False,
 ) -> None:
     """Whether a run is really better than the first, and the queries that flipped."""
-    from lookalike.evaluation.compare import compare, write_comparison
+    from lookalike.evaluation.pages import compare, write_comparison
 
     found = compare([_run_and_system(run) for run in runs])
     if out is not None:
@@ -125,7 +125,7 @@ def doctor(
 ) -> None:
     """Look for what is wrong in a data set or a catalogue; exit status 1 where something is."""
     from lookalike.datasets import open_dataset
-    from lookalike.evaluation import diagnosis, doctor
+    from lookalike.evaluation import doctor
     from lookalike.settings import open_catalogue
     from lookalike.store import LocalStore
 
@@ -142,7 +142,7 @@ def doctor(
         for line in found.lines():
             say(line)
     if sheet is not None:
-        diagnosis.draw_findings(found, sheet)
+        doctor.draw_findings(found, sheet)
         say(f"contact sheet: {sheet}")
     if not found.sound:
         raise typer.Exit(1)

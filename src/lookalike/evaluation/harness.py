@@ -10,8 +10,9 @@ from typing import Any
 
 from lookalike.datasets import Dataset
 from lookalike.errors import BadInput
-from lookalike.evaluation.bench import GIVEN, Bench, Stage, Values, class_of
+from lookalike.evaluation.bench import Bench, class_of
 from lookalike.evaluation.intervals import holm, paired
+from lookalike.evaluation.posed import GIVEN, Stage, Values
 from lookalike.evaluation.protocols import (
     SELF_MATCH,
     TIES,

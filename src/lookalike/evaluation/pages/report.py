@@ -11,10 +11,10 @@ from io import StringIO
 from pathlib import Path
 from typing import Any
 
-from lookalike.evaluation.curves import SERIES, Plot, curves
-from lookalike.evaluation.page import Axis, save_page
+from lookalike.evaluation.pages.curves import SERIES, Plot, curves
+from lookalike.evaluation.pages.page import Axis, save_page
+from lookalike.evaluation.pages.strips import Case, Strips
 from lookalike.evaluation.runs import Answer, Figure, Run, System, load_answers, write_whole
-from lookalike.evaluation.strips import Case, Strips
 
 _WORST = 12  # queries in the failure gallery
 _CHANGED = 5  # best gains, and as many worst losses

@@ -10,7 +10,7 @@ from statistics import median
 from typing import Any
 
 from lookalike.datasets import Dataset, Labelled, Side, Unlisted, origin_of
-from lookalike.evaluation.diagnosis import NAMED, Finding, quoted
+from lookalike.evaluation.doctor.diagnosis import NAMED, Finding, quoted
 from lookalike.evaluation.runs import Place
 from lookalike.images import shown
 

@@ -11,9 +11,9 @@ from typing import Any
 from lookalike.errors import BadInput
 from lookalike.evaluation.intervals import Difference as Paired
 from lookalike.evaluation.intervals import holm, paired
-from lookalike.evaluation.page import Axis, p_value, percent, points, save_page
+from lookalike.evaluation.pages.page import Axis, p_value, percent, points, save_page
+from lookalike.evaluation.pages.strips import Case, Strips
 from lookalike.evaluation.runs import Answer, Difference, Run, System, load_answers
-from lookalike.evaluation.strips import Case, Strips
 
 _BELIEVED = 0.05  # p below which a difference is called real
 _SHOWN = 12  # flipped queries of each kind on the page

@@ -23,9 +23,9 @@ from lookalike import images, upkeep
 from lookalike.catalogue import Catalogue, Report
 from lookalike.datasets import Dataset, Side
 from lookalike.errors import BadPicture, CatalogueError
-from lookalike.evaluation.diagnosis import NAMED, Diagnosis, Finding, quoted
-from lookalike.evaluation.likeness import ALMOST, SIMILAR, Thumbnails, Unlike, unlike
-from lookalike.evaluation.records import Regions, Seen, facts, read_regions
+from lookalike.evaluation.doctor.diagnosis import NAMED, Diagnosis, Finding, quoted
+from lookalike.evaluation.doctor.likeness import ALMOST, SIMILAR, Thumbnails, Unlike, unlike
+from lookalike.evaluation.doctor.records import Regions, Seen, facts, read_regions
 from lookalike.evaluation.runs import Place
 from lookalike.images import shown
 from lookalike.roles import Encoder, View

@@ -20,11 +20,9 @@ import numpy as np
 from lookalike.datasets import Dataset, Labelled, Unlisted
 from lookalike.errors import BadInput
 from lookalike.evaluation.posed import GIVEN, TRANSDUCTIVE, Posed, Stage
-from lookalike.evaluation.protocols import (
-    Asking,
-    Protocol,
-)
+from lookalike.evaluation.protocols import Protocol
 from lookalike.evaluation.runs import write_whole
+from lookalike.evaluation.tasks import Asking
 from lookalike.roles import Encoder
 from lookalike.settings import Settings, open_catalogue, open_reranker
 

@@ -13,14 +13,7 @@ from lookalike.errors import BadInput
 from lookalike.evaluation.bench import Bench, class_of
 from lookalike.evaluation.intervals import holm, paired
 from lookalike.evaluation.posed import GIVEN, Stage, Values
-from lookalike.evaluation.protocols import (
-    SELF_MATCH,
-    TIES,
-    Asking,
-    definition,
-    protocol,
-    usual_protocol,
-)
+from lookalike.evaluation.protocols import SELF_MATCH, TIES, definition, protocol, usual_protocol
 from lookalike.evaluation.runs import (
     Difference,
     Run,
@@ -29,6 +22,7 @@ from lookalike.evaluation.runs import (
     save_answers,
     write_whole,
 )
+from lookalike.evaluation.tasks import Asking
 from lookalike.roles import Encoder
 from lookalike.settings import DEFAULT_ENCODER, open_encoder, open_reranker
 from lookalike.values import Progress

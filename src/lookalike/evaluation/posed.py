@@ -20,16 +20,9 @@ from lookalike.datasets import Labelled, Side
 from lookalike.datasets.deepfashion2 import CATEGORIES
 from lookalike.evaluation.intervals import mean_interval, sliced
 from lookalike.evaluation.metrics import Ranks, ndcg
-from lookalike.evaluation.protocols import (
-    GRADED_AT,
-    Asking,
-    Judgement,
-    Protocol,
-    Task,
-    measure,
-    on_found_regions,
-)
+from lookalike.evaluation.protocols import GRADED_AT, Protocol, measure
 from lookalike.evaluation.runs import Answer, Figure, System, write_whole
+from lookalike.evaluation.tasks import Asking, Judgement, Task, on_found_regions
 from lookalike.settings import Settings, open_catalogue
 from lookalike.values import Box, Floats, Keys, Progress, Query, Region, Row
 

@@ -167,7 +167,10 @@ def street2shop(
     pictures = _backgrounds(backgrounds)
     with bar("drawing") as on_progress:
         made = make(out, identities, seed, pictures, caption_errors, on_progress=on_progress)
-    say(f"{out}: {made}")
+    say(
+        f"{out}: {made.identities:,} identities, {made.pictures:,} pictures ({made.drawn:,} drawn now), "
+        f"annotations' sha256 {made.sha256[:16]}"
+    )
 
 
 def _backgrounds(wanted: str) -> list[Path] | None:

@@ -16,9 +16,11 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from lookalike.encoders import EfficientNet, efficientnet
+from lookalike.encoders.efficientnet import PooledHead
 from lookalike.errors import WeightsError
 from lookalike.roles import Encoder
-from lookalike.values import Box, Picture, Region
+from lookalike.testing import drawing
+from lookalike.values import Box, Picture, Region, unit
 from lookalike.weights import record
 
 ROOT = Path(__file__).parents[2]
@@ -197,3 +199,26 @@ def test_weights_that_cannot_be_used(tmp_path: Path, monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(efficientnet, "SHIPPED", damaged)
     with pytest.raises(WeightsError, match="damaged"):
         EfficientNet()
+
+
+def test_rival_poolings_are_unit_vectors_that_tell_objects_apart() -> None:
+    shown = [Region(Picture.of(drawing(seed, 200, 260))) for seed in (1, 2)]
+    near = [Region(Picture.of(np.roll(region.pixels, 5, axis=1))) for region in shown]
+    prints = set()
+    for name in ("mean", "gem", "superglobal"):
+        encoder = PooledHead(name)
+        rows = encoder.pictures([*shown, *near])
+        assert rows.shape == (4, encoder.dim)
+        np.testing.assert_allclose(np.linalg.norm(rows, axis=1), 1, atol=1e-5)
+        assert rows[0] @ rows[2] > rows[0] @ rows[1] and rows[1] @ rows[3] > rows[1] @ rows[0]
+        np.testing.assert_allclose(encoder.pictures(shown[:1])[0], rows[0], atol=1e-5)
+        prints.add(encoder.fingerprint)
+    assert len(prints) == 3
+
+
+def test_the_mean_rival_is_the_mean_of_the_head_over_the_picture() -> None:
+    square = drawing(4, 288, 288)  # fills the square: no border to leave out
+    head = EfficientNet().run([square], "head").values
+    np.testing.assert_allclose(
+        PooledHead("mean").pictures([Region(Picture.of(square))])[0], unit(head.mean((2, 3)))[0], atol=1e-5
+    )

@@ -13,7 +13,6 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
-from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
 from lookalike.values import Box, Floats
@@ -56,10 +55,11 @@ def regional_gem(maps: Real, p: float = 2.5, window: int = 5) -> Real:
 
     Maps are non-negative, with more than window // 2 cells each way: the border is mirrored.
     """
-    around = window // 2
+    around, (height, width) = window // 2, maps.shape[2:]
     mirrored = np.pad(maps**p, ((0, 0), (0, 0), (around, around), (around, around)), mode="reflect")
-    windows = sliding_window_view(mirrored, (window, window), axis=(2, 3))
-    return np.asarray((windows.mean((4, 5)) ** (1 / p) + maps) / 2)
+    down: Real = np.add.reduce([mirrored[:, :, shift : shift + height] for shift in range(window)])
+    sums: Real = np.add.reduce([down[..., shift : shift + width] for shift in range(window)])
+    return np.asarray(((sums / window**2) ** (1 / p) + maps) / 2)
 
 
 def scale_gem(scales: Real, p: float = np.inf) -> Real:

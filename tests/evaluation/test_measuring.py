@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -72,6 +73,25 @@ def test_doctor_looks_at_data_sets_and_catalogues(tree: Path, tmp_path: Path) ->
     examined = lookalike("doctor", catalogue.parent, "--sheet", tmp_path / "sheet.jpg")
     assert examined.returncode in (0, 1) and "catalogue" in examined.stdout
     assert lookalike("doctor", tmp_path / "absent").returncode == 1
+
+
+def test_a_killed_evaluation_ends_as_if_nothing_had_happened(tmp_path: Path) -> None:
+    tree = make_tree(tmp_path / "tree", pairs=30)
+    command = [sys.executable, "-m", "lookalike.cli", "eval", str(tree), "--out"]
+    killed = subprocess.Popen([*command, str(tmp_path / "killed")], stderr=subprocess.DEVNULL)
+    stored = tmp_path / "killed" / "descriptors"
+    deadline = time.monotonic() + 60
+    while not list(stored.glob("**/catalogue.sqlite")) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    time.sleep(0.3)  # some batches are written by now, perhaps in the middle of one
+    killed.kill()
+    killed.wait()
+    figures = []
+    for name in ("killed", "whole"):
+        assert subprocess.run([*command, str(tmp_path / name)], capture_output=True).returncode == 0
+        record = json.loads((tmp_path / name / "run.json").read_text())
+        figures.append(record["systems"][0]["figures"])
+    assert figures[0] == figures[1]
 
 
 @pytest.mark.parametrize(

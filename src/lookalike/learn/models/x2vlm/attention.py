@@ -1,0 +1,45 @@
+"""Attention through PyTorch's fused kernel, and the layers' activations kept or computed again."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F  # noqa: N812 (everyone's name for it)
+from torch import Tensor
+from torch.utils.checkpoint import checkpoint
+
+
+def attend(
+    query: Tensor, key: Tensor, value: Tensor, heads: int, bias: Tensor, dropout: float = 0.0
+) -> Tensor:
+    """(B, Q, D), (B, K, D), (B, K, D) -> (B, Q, D).
+
+    `bias` is added to the scores and may be any shape that broadcasts to theirs, (B, heads, Q, K).
+    On a CPU PyTorch fuses only where no gradient of `bias` is asked for: inference gains, training does not.
+    """
+
+    def split(tokens: Tensor) -> Tensor:
+        return tokens.view(*tokens.shape[:2], heads, tokens.shape[-1] // heads).transpose(1, 2)
+
+    mixed = F.scaled_dot_product_attention(
+        split(query), split(key), split(value), attn_mask=bias.to(query.dtype), dropout_p=dropout
+    )
+    return mixed.transpose(1, 2).flatten(2)
+
+
+def hiding(mask: Tensor, depth: float, dtype: torch.dtype) -> Tensor:
+    """Mask (B, K) of 1 (seen) and 0 (hidden) -> what is added to the scores, (B, 1, 1, K): 0 or -depth.
+
+    Half precision ends at 65504: there it is at most 10,000. Where all is hidden, all counts alike.
+    """
+    deepest = min(depth, 1e4) if dtype == torch.float16 else depth
+    return ((1 - mask.to(dtype)) * -deepest)[:, None, None, :]
+
+
+def run(layer: Callable[..., Tensor], *inputs: Tensor | None, recompute: bool) -> Tensor:
+    """The layer's output; with `recompute` its activations are not kept for the backward pass."""
+    if recompute and torch.is_grad_enabled():
+        kept: Tensor = checkpoint(layer, *inputs, use_reentrant=False)
+        return kept
+    return layer(*inputs)

@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from lookalike import weights
+from lookalike.cli.measuring import made
 from lookalike.datasets import open_dataset
 from lookalike.errors import LookalikeError
 from lookalike.evaluation.harness import Plan, evaluate
@@ -77,11 +78,11 @@ def main() -> None:
             tune=options.tune,
             descriptors=options.out / "descriptors",
         )
-        run = evaluate(dataset, folder, plan)
+        run = evaluate(dataset, folder, plan, made())
         write_tables(run, folder)
         write_report(run, folder)
         found = Plan("official", encoder=name, regions="salient", descriptors=options.out / "descriptors")
-        for line in rows(run, evaluate(dataset, folder / "official", found)):
+        for line in rows(run, evaluate(dataset, folder / "official", found, made())):
             print(line, flush=True)
 
 

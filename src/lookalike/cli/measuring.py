@@ -67,7 +67,7 @@ def evaluate(
         allow_missing=allow_missing,
     )
     with bars() as stage:
-        run = evaluate(open_dataset(dataset), out, plan, _made(), stage)
+        run = evaluate(open_dataset(dataset), out, plan, made(), stage)
     write_tables(run, out)
     try:
         report: Path | None = write_report(run, out)
@@ -204,7 +204,7 @@ def _run_and_system(named: str) -> tuple[Path, str | None]:
     return Path(run), system
 
 
-def _made() -> dict[str, Any]:
+def made() -> dict[str, Any]:
     """How and where a figure came about."""
     import platform
     import shlex

@@ -2,12 +2,12 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from PIL import Image
 
 import lookalike
 from lookalike.catalogue import Catalogue
 from lookalike.settings import Settings
-from lookalike.testing import ThumbnailEncoder, drawing
+from lookalike.testing import ThumbnailEncoder
+from saving import save
 
 
 @pytest.fixture
@@ -18,12 +18,6 @@ def pictures(tmp_path: Path) -> Path:
         save(folder / f"item-{number}" / "front.png", number)
     save(folder / "item-0" / "back.png", 100)
     return folder
-
-
-def save(path: Path, seed: int) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(drawing(seed)).save(path)
-    return path
 
 
 @pytest.fixture

@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 
 import lookalike
-from conftest import save
 from lookalike import images, upkeep
 from lookalike.catalogue import Catalogue
 from lookalike.errors import BadInput, BadPicture, CatalogueError, WrongEncoder
@@ -15,6 +14,7 @@ from lookalike.rerank import SuperGlobal
 from lookalike.settings import Settings
 from lookalike.testing import ThumbnailEncoder
 from lookalike.values import Box, Picture, Query, Region
+from saving import save
 
 OpenShop = Callable[..., Catalogue]
 

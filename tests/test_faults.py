@@ -19,11 +19,11 @@ import pytest
 from PIL import Image
 
 import lookalike
-from conftest import save
 from lookalike import upkeep
 from lookalike.errors import CatalogueError, LookalikeError
 from lookalike.settings import Settings
 from lookalike.testing import ThumbnailEncoder, drawing
+from saving import save
 
 INDEXER = """
 import sys

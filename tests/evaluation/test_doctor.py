@@ -4,7 +4,6 @@ import json
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import cache
-from io import BytesIO
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +13,7 @@ from PIL import Image
 import lookalike
 from lookalike.catalogue import Catalogue
 from lookalike.datasets import Dataset, Labelled, Side, Unlisted
-from lookalike.datasets.garments import Garment, draw_garment
+from lookalike.datasets.garments import generated_garments
 from lookalike.datasets.photos import write_table
 from lookalike.errors import BadInput, WrongEncoder
 from lookalike.evaluation.doctor import examine_catalogue, examine_dataset
@@ -388,23 +387,16 @@ def test_another_encoder_needs_another_folder(records: Records, tmp_path: Path) 
         examine(records, tmp_path, folder=tmp_path / "doctor", encoder="colour-histogram")
 
 
-def test_the_default_encoder_tells_copies_from_garments_that_differ_in_a_detail(tmp_path: Path) -> None:
-    plain = Garment("t-shirt", "blue", "none", "plain", "none", "round", False, False)
-    shirts = [plain, replace(plain, neckline="V"), replace(plain, print="star", second="white")]
-    records: Records = {"test": []}
-    for number, garment in enumerate(shirts):
-        name = f"shirt-{number}"
-        source = tmp_path / "set" / f"{name}.jpg"
-        source.parent.mkdir(exist_ok=True)
-        draw_garment(garment, number).save(source, quality=92)
-        records["test"].append(Labelled(name, str(source), Side.BOTH, None, name))
-    again = BytesIO()
-    draw_garment(plain, 0).save(again, "JPEG", quality=70)
-    (tmp_path / "set" / "again.jpg").write_bytes(again.getvalue())
-    records["test"] = [replace(labelled(records, "test", n), identity=f"{n}") for n in range(3)]
-    records["test"].append(Labelled("again", str(tmp_path / "set" / "again.jpg"), Side.BOTH, "3", "again"))
+def test_the_default_encoder_tells_copies_from_other_garments(tmp_path: Path) -> None:
+    generated_garments(tmp_path / "set", 20, seed=4)
+    drawn = sorted((tmp_path / "set").glob("*.jpg"))
+    again = tmp_path / "set" / "again.jpg"
+    Image.open(drawn[0]).save(again, quality=70)
+    records: Records = {
+        "test": [Labelled(path.stem, str(path), Side.BOTH, path.stem, path.stem) for path in (*drawn, again)]
+    }
     certain = [f for f in examine(records, tmp_path, encoder=None).findings if f.severity == "error"]
-    assert [set(ids(finding)) for finding in certain] == [{"test/shirt-0", "test/again"}]
+    assert [set(ids(finding)) for finding in certain] == [{f"test/{drawn[0].stem}", "test/again"}]
 
 
 # A catalogue

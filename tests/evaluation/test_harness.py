@@ -190,6 +190,18 @@ def test_runs_share_descriptors(dataset: Dataset, tmp_path: Path) -> None:
     assert again.systems[0].figures == whole.systems[0].figures
 
 
+def test_what_a_data_set_lost_is_not_ranked_any_more(dataset: Dataset, tmp_path: Path) -> None:
+    regions = read(dataset)
+    lost = next(region for region in regions if region.side is Side.GALLERY)
+    fewer = replace(dataset, read=lambda _split: iter([r for r in regions if r.id != lost.id]))
+    asked = plan(rerank=["superglobal"])
+    evaluate(dataset, tmp_path / "both", asked)
+    again = evaluate(fewer, tmp_path / "both", asked)
+    alone = evaluate(fewer, tmp_path / "alone", asked)
+    assert again.systems[0].figures == alone.systems[0].figures
+    assert again.gallery == 29
+
+
 def test_equal_scores_stand_in_the_gallerys_order(tmp_path: Path) -> None:
     same = np.full((64, 64, 3), 90, np.uint8)
     same[20:40, 20:40] = 200

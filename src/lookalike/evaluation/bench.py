@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from lookalike.datasets import Dataset, Labelled, Unlisted
+from lookalike.datasets import Dataset, Labelled, Side, Unlisted
 from lookalike.errors import BadInput
 from lookalike.evaluation.posed import GIVEN, TRANSDUCTIVE, Posed, Stage
 from lookalike.evaluation.protocols import Protocol
@@ -56,7 +56,8 @@ class Bench:
             if left_out:
                 regions = _without_gaps(regions)
             task = how.pose(regions)
-            queries, gallery, finder = task.queries, task.gallery, GIVEN
+            queries, finder = task.queries, GIVEN
+            gallery: Sequence[Labelled] = [region for region in regions if region.side is not Side.QUERY]
             if how.detected and self.regions != GIVEN:
                 queries, gallery, finder = _pictures(queries), _pictures(gallery), self.regions
             titled = task.asking is not Asking.PICTURE and self.encoder.texts(["a"]) is None
@@ -155,7 +156,8 @@ class Bench:
         settings = Settings(encoder=self.encoder, regions="whole" if finder == GIVEN else finder)
         progress = self.stage(f"encoding {side} of {split}")
         with open_catalogue(place, settings) as catalogue:
-            report = catalogue.add(table, on_progress=progress, calibrate=False)
+            gone = side == "gallery"  # what is there no more would be re-ranked along with the rest
+            report = catalogue.add(table, prune=gone, on_progress=progress, calibrate=False)
         return place, {skipped.source: skipped.error for skipped in report.skipped}
 
 

@@ -66,7 +66,7 @@ class Posed:
             task, own = on_found_regions(task, regions, _found(best_first), _found(searched))
             self._seen = [[] if place is None else [best_first[place]] for place in own]
             places = np.arange(len(searched))
-        else:  # what other protocols put into the catalogue is at place -1
+        else:  # what a protocol's filter keeps out is at place -1
             place_of = {region.id: place for place, region in enumerate(task.gallery)}
             places = np.array([place_of.get(row.item.id, -1) for row in searched], np.int64)
         self.task = task
@@ -186,8 +186,7 @@ class Posed:
             rows = ((keys, scores) for block in blocks for keys, scores in zip(*block, strict=True))
             for number, (keys, scores) in zip(alike, rows, strict=True):
                 places = self._places[keys[keys >= 0]]
-                known = places >= 0  # what other protocols put into the catalogue is not ranked here
-                yield number, *_in_order(places[known], scores[keys >= 0][known])
+                yield number, *_in_order(places, scores[keys >= 0])
 
     def _asked(self, catalogue: Catalogue, numbers: Sequence[int]) -> Iterator[Query]:
         meanings: dict[int, Floats] = {}

@@ -11,6 +11,10 @@ LookalikeError            what went wrong; `.hint` is the next thing to type or 
     └── StorageFull       the disk is full; what was acknowledged is kept
 """
 
+from __future__ import annotations
+
+from collections.abc import Iterable
+
 
 class LookalikeError(Exception):
     """What went wrong, in one line; `hint` says what to do about it ("" where there is nothing to add)."""
@@ -26,6 +30,16 @@ class BadPicture(LookalikeError):
 
 class BadInput(LookalikeError):
     """A wrong option, box, filter, table or name."""
+
+
+def unknown_name(kind: str, name: str, known: Iterable[str]) -> BadInput:
+    """What to raise where nothing has this name; the hint tells the nearest one, and all."""
+    from difflib import get_close_matches
+
+    names = list(known)
+    near = get_close_matches(name, names, n=1)
+    meant = f"did you mean {near[0]}? " if near else ""
+    return BadInput(f"no {kind} is called {name!r}", f"{meant}known: {', '.join(names)}")
 
 
 class MissingExtra(LookalikeError):

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from difflib import get_close_matches
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 from lookalike import weights
 from lookalike.catalogue import Catalogue
-from lookalike.errors import BadInput, CatalogueError
+from lookalike.errors import BadInput, CatalogueError, unknown_name
 from lookalike.roles import Encoder, RegionFinder, Reranker
 from lookalike.store import LocalStore
 
@@ -131,9 +130,6 @@ def open_reranker(named: str | Reranker) -> Reranker | None:
 
 def _named(kind: str, name: str, table: dict[str, str], others: Sequence[str] = ()) -> Any:
     if name not in table:
-        known = [*table, *others]
-        near = get_close_matches(name, known, n=1)
-        meant = f"did you mean {near[0]}? " if near else ""
-        raise BadInput(f"no {kind} is called {name!r}", f"{meant}known: {', '.join(known)}")
+        raise unknown_name(kind, name, [*table, *others])
     module, _, attribute = table[name].partition(":")
     return getattr(import_module(module), attribute)

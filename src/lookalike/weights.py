@@ -21,13 +21,12 @@ import zipfile
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from difflib import get_close_matches
 from fnmatch import fnmatchcase
 from importlib import resources
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import IO, Literal
 
-from lookalike.errors import BadInput, MissingExtra, WeightsError
+from lookalike.errors import MissingExtra, WeightsError, unknown_name
 
 Progress = Callable[[int, int | None], None]  # bytes checked so far, bytes in all where known
 
@@ -108,9 +107,7 @@ def records() -> tuple[Record, ...]:
 def record(name: str) -> Record:
     """What is known of a name; BadInput names the nearest known one."""
     if name not in _RECORDS:
-        near = get_close_matches(name, _RECORDS, n=1)
-        meant = f"did you mean {near[0]}? " if near else ""
-        raise BadInput(f"no model is called {name!r}", f"{meant}known: {', '.join(_RECORDS)}")
+        raise unknown_name("model", name, _RECORDS)
     return _RECORDS[name]
 
 

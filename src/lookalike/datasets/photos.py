@@ -70,10 +70,10 @@ def _title(stem: str) -> str:
 
 
 def write_table(rows: Iterable[Mapping[str, Any]], path: Path) -> Path:
-    """Write rows as JSON lines, whole or not at all."""
+    """Write rows as JSON lines, whole or not at all; escaped, since a path need not be valid text."""
     part = path.with_name(f"{path.name}.part")
     with part.open("w", encoding="utf-8") as file:
         for row in rows:
-            file.write(json.dumps(row, ensure_ascii=False) + "\n")
+            file.write(json.dumps(row) + "\n")
     part.replace(path)
     return path

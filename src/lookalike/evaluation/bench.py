@@ -7,7 +7,6 @@ again, encodes what is missing.
 from __future__ import annotations
 
 import hashlib
-import json
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
@@ -18,10 +17,10 @@ from typing import Any
 import numpy as np
 
 from lookalike.datasets import Dataset, Labelled, Side, Unlisted
+from lookalike.datasets.photos import write_table
 from lookalike.errors import BadInput
 from lookalike.evaluation.posed import GIVEN, TRANSDUCTIVE, Posed, Stage
 from lookalike.evaluation.protocols import Protocol
-from lookalike.evaluation.runs import write_whole
 from lookalike.evaluation.tasks import Asking
 from lookalike.roles import Encoder
 from lookalike.settings import Settings, open_catalogue, open_reranker
@@ -45,6 +44,7 @@ class Bench:
         self._dataset, self.encoder, self.regions = dataset, encoder, regions
         self.stage, self._allow_missing = stage, allow_missing
         self._rerankers: dict[str, Any] = {}
+        self._tuned_on: dict[tuple[str, str], Posed] = {}
         place = hashlib.sha256(str(dataset.folder.absolute()).encode()).hexdigest()[:8]
         self._folder = folder / f"{dataset.name}-{place}"
 
@@ -78,7 +78,9 @@ class Bench:
 
         The best in the headline metric; of equal ones the first.
         """
-        posed = self.pose(how, split)
+        if (how.name, split) not in self._tuned_on:  # the same for every re-ranker
+            self._tuned_on[how.name, split] = self.pose(how, split)
+        posed = self._tuned_on[how.name, split]
         some = posed.sampled(TUNED_ON)
         grid = self.reranker(name).GRID
         combinations = [dict(zip(grid, values, strict=True)) for values in product(*grid.values())]
@@ -140,7 +142,6 @@ class Bench:
             self._folder / split / "".join(c if c.isalnum() or c in "-." else "-" for c in "-".join(parts))
         )
         place.mkdir(parents=True, exist_ok=True)
-        table = place / "regions.jsonl"
         rows = (
             {
                 "path": region.source,
@@ -152,7 +153,7 @@ class Bench:
             | ({"box": region.box.corners} if finder == GIVEN and region.box else {})
             for region in regions
         )
-        write_whole(table, "".join(json.dumps(row) + "\n" for row in rows))
+        table = write_table(rows, place / "regions.jsonl")
         settings = Settings(encoder=self.encoder, regions="whole" if finder == GIVEN else finder)
         progress = self.stage(f"encoding {side} of {split}")
         with open_catalogue(place, settings) as catalogue:

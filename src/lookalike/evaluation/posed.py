@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -18,10 +17,11 @@ from lookalike import images, ranking
 from lookalike.catalogue import Catalogue
 from lookalike.datasets import Labelled, Side
 from lookalike.datasets.deepfashion2 import CATEGORIES
+from lookalike.datasets.photos import write_table
 from lookalike.evaluation.intervals import mean_interval, sliced
 from lookalike.evaluation.metrics import Ranks, ndcg
 from lookalike.evaluation.protocols import GRADED_AT, Protocol, measure
-from lookalike.evaluation.runs import Answer, Figure, System, write_whole
+from lookalike.evaluation.runs import Answer, Figure, System
 from lookalike.evaluation.tasks import Asking, Judgement, Task, on_found_regions
 from lookalike.settings import Settings, open_catalogue
 from lookalike.values import Box, Floats, Keys, Progress, Query, Region, Row
@@ -158,8 +158,7 @@ class Posed:
 
     def write_tables(self, folder: Path) -> None:
         for name, regions in (("queries", self.task.queries), ("gallery", self.task.gallery)):
-            lines = (json.dumps(_shown(region)) + "\n" for region in regions)
-            write_whole(folder / f"{name}.jsonl", "".join(lines))
+            write_table(map(_shown, regions), folder / f"{name}.jsonl")
 
     def _opened(self, rerank: str, parameters: Mapping[str, Any]) -> Catalogue:
         reranker = None

@@ -9,10 +9,9 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from difflib import get_close_matches
 
 from lookalike.datasets import Dataset, Labelled
-from lookalike.errors import BadInput
+from lookalike.errors import unknown_name
 from lookalike.evaluation import tasks
 from lookalike.evaluation.metrics import Ranks
 from lookalike.evaluation.tasks import Task
@@ -32,9 +31,7 @@ class Protocol:
 def protocol(name: str) -> Protocol:
     """By name; BadInput with the near ones where there is none."""
     if name not in PROTOCOLS:
-        near = get_close_matches(name, PROTOCOLS, n=1)
-        meant = f"did you mean {near[0]}? " if near else ""
-        raise BadInput(f"no protocol is called {name!r}", f"{meant}known: {', '.join(PROTOCOLS)}")
+        raise unknown_name("protocol", name, PROTOCOLS)
     return PROTOCOLS[name]
 
 

@@ -8,7 +8,6 @@ goes through the product's own path and never compares all with all.
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -22,6 +21,7 @@ import numpy as np
 from lookalike import images, upkeep
 from lookalike.catalogue import Catalogue, Report
 from lookalike.datasets import Dataset, Side
+from lookalike.datasets.photos import write_table
 from lookalike.errors import BadPicture, CatalogueError
 from lookalike.evaluation.doctor.diagnosis import NAMED, Diagnosis, Finding, quoted
 from lookalike.evaluation.doctor.likeness import ALMOST, SIMILAR, Thumbnails, Unlike, unlike
@@ -75,7 +75,7 @@ def _described(
         place = Path(temporary) if folder is None else folder
         try:
             place.mkdir(parents=True, exist_ok=True)
-            table = _write_table(regions, place / "regions.jsonl")
+            table = write_table(map(_row, regions.items()), place / "regions.jsonl")
         except OSError as error:
             raise CatalogueError(
                 f"cannot write to {shown(place)}: {error.strerror}", "name another folder"
@@ -85,16 +85,10 @@ def _described(
             yield catalogue, catalogue.add(table, prune=True, on_progress=on_progress, calibrate=False)
 
 
-def _write_table(regions: Regions, path: Path) -> Path:
-    part = path.with_name(f"{path.name}.part")
-    with part.open("w", encoding="ascii") as file:
-        for name, seen in regions.items():
-            row: dict[str, Any] = {"path": seen.record.source, "item": name}
-            if seen.record.box is not None:
-                row["box"] = list(seen.record.box.corners)
-            file.write(json.dumps(row) + "\n")  # escaped: a path need not be valid text
-    part.replace(path)
-    return path
+def _row(named: tuple[str, Seen]) -> dict[str, Any]:
+    name, seen = named
+    box = {} if seen.record.box is None else {"box": list(seen.record.box.corners)}
+    return {"path": seen.record.source, "item": name, **box}
 
 
 def _examine_pictures(view: View, regions: Regions, report: Report) -> Iterator[Finding]:

@@ -1,6 +1,7 @@
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import hypothesis
 import pytest
 
 import lookalike
@@ -8,6 +9,10 @@ from lookalike.catalogue import Catalogue
 from lookalike.settings import Settings
 from lookalike.testing import ThumbnailEncoder
 from saving import save
+
+# The same examples in every run: what passes here passes there. `--hypothesis-profile default` draws others.
+hypothesis.settings.register_profile("repeatable", derandomize=True)
+hypothesis.settings.load_profile("repeatable")
 
 
 @pytest.fixture

@@ -49,7 +49,7 @@ from lookalike.learn.views import Augmentation, View, plain, view
 from lookalike.roles import Encoder, RegionFinder
 from lookalike.values import Box, Floats, Keys, Maps, Picture, Progress, Region
 
-VERSION = 1  # of the layout and of how views are made
+VERSION = 2  # of the layout and of how views are made
 BLOCK = 16  # regions that a worker holds
 CHUNK = 4  # views per call of the encoder
 USUAL = Augmentation()
@@ -70,6 +70,7 @@ class Facts:
     regions: int  # N
     unlisted: int  # what the data set could not read
     finder: str  # where the crops come from: "given", or a finder's name
+    paired: bool  # only regions of a known identity
     views: int  # K
     seed: int
     augmentation: Augmentation
@@ -165,13 +166,15 @@ def make_tokens(
     seed: int = 0,
     regions: RegionFinder | Literal["given"] = "given",
     augmentation: Augmentation = USUAL,
+    paired: bool = False,
     on_progress: Progress | None = None,
 ) -> TokenCache:
-    """The tokens of all regions of a split, in `folder`; a killed run goes on where it stopped.
+    """The tokens of the regions of a split, in `folder`; a killed run goes on where it stopped.
 
     `regions` says what views are round: the given boxes, or the best region that a finder finds in the
     region's picture; `boxes` are those of the true box either way. `views` 1 is for evaluation: nothing is
-    augmented. There is a thread for every core: an encoder is best held to one of its own.
+    augmented. `paired` leaves out regions without an identity, which training does not draw. There is a
+    thread for every core: an encoder is best held to one of its own.
 
     `on_progress` hears of regions once they are on disk. A picture that cannot be used is no error: see
     `TokenCache.lost`. BadInput where the folder holds other tokens or the split no region, StorageFull
@@ -189,7 +192,7 @@ def make_tokens(
     listed = folder / "regions.jsonl.part"
     try:
         with FileLock(folder / ".lock", timeout=0):
-            count, unlisted, digest = _list(dataset, split, listed)
+            count, unlisted, digest = _list(dataset, split, paired, listed)
             facts = Facts(
                 version=VERSION,
                 encoder=encoder.name,
@@ -201,6 +204,7 @@ def make_tokens(
                 regions=count,
                 unlisted=unlisted,
                 finder=finder.name if finder else "given",
+                paired=paired,
                 views=views,
                 seed=seed,
                 augmentation=augmentation,
@@ -214,7 +218,7 @@ def make_tokens(
     return TokenCache(folder)
 
 
-def _list(dataset: Dataset, split: str, file: Path) -> tuple[int, int, str]:
+def _list(dataset: Dataset, split: str, paired: bool, file: Path) -> tuple[int, int, str]:
     """Write the labelled regions down: how many, how many could not be read, and their hash.
 
     Where the data set lies does not count, the sizes of its pictures do.
@@ -224,6 +228,8 @@ def _list(dataset: Dataset, split: str, file: Path) -> tuple[int, int, str]:
         for entry in dataset.read(split):
             if isinstance(entry, Unlisted):
                 unlisted += 1
+                continue
+            if paired and entry.identity is None:
                 continue
             count += 1
             record = asdict(entry)

@@ -99,7 +99,9 @@ def view(picture: Picture, boxes: Sequence[Box], seed: int, augmentation: Augmen
     shaped = _resized(cut, aspect, longest)
     if where.random() < augmentation.flip:
         shaped = _mirrored(shaped)
-    return View(Picture.of(_taken(shaped, how, augmentation), picture.source), shaped.boxes)
+    taken = Picture.of(_taken(shaped, how, augmentation), picture.source)
+    # Clipped once more: scaling and mirroring round, by some 1e-14 of a pixel beyond the edge.
+    return View(taken, tuple(box and box.clipped(taken.width, taken.height) for box in shaped.boxes))
 
 
 def plain(region: Region, boxes: Sequence[Box], visible: float = 0.5) -> View:

@@ -1,5 +1,8 @@
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # tensors of tests are small: threads only wait for each other
 
 import hypothesis
 import pytest

@@ -6,7 +6,7 @@ import sys
 
 HEAVY = (
     "torch", "onnxruntime", "faiss", "PIL", "transformers", "lark", "rich.console", "matplotlib", "jinja2",
-    "cv2",
+    "cv2", "tokenizers",
 )  # fmt: skip
 
 

@@ -4,7 +4,7 @@ Plain numpy; results keep the type of the maps. GeM is Radenović et al., PAMI 2
 and ReLUP are Shao et al., ICCV 2023 ("SuperGlobal"), whose GeM+ is GeM with p = 4.6 and eps = 1e-8.
 
 `shares` (B, H, W), summing to 1 for each map, says how much each cell counts; None means all alike.
-`coverage` and `tapered` make them from boxes.
+`coverage` and `tapered` make them from boxes; `cell_weights` and `cell_masks` do where cells are tokens.
 """
 
 from __future__ import annotations
@@ -92,6 +92,36 @@ def tapered(boxes: Sequence[Box], height: int, width: int) -> Floats:
     return _shares(boxes, height, width, lambda place: np.sin(np.pi * (place - 0.5)))
 
 
+def cell_weights(
+    cells: Real, boxes: Floats, frames: Floats, height: int, width: int, power: float = 3
+) -> Floats:
+    """How much each cell (B, height * width, C) counts for its region: (B, height * width), rows sum to 1.
+
+    `tapered` and `salient` in one: the middle of the box counts most, and cells by a power of their length.
+    Boxes and frames (B, 4) are cx, cy, w, h in shares of the map; where a box is NaN, the frame takes its
+    place.
+    """
+    where = np.where(np.isnan(boxes), frames, boxes)
+    inside = [
+        Box(cx - w / 2, cy - h / 2, cx + w / 2, cy + h / 2).scaled(width, height).clipped(width, height)
+        for cx, cy, w, h in where.tolist()
+    ]
+    taper = tapered(inside, height, width).reshape(len(inside), -1)
+    lengths = np.linalg.norm(cells.astype(np.float32), axis=2)
+    weights = taper * (lengths / lengths.max(axis=1, keepdims=True).clip(1e-12)) ** power
+    return np.asarray(weights / weights.sum(axis=1, keepdims=True), np.float32)
+
+
+def cell_masks(boxes: Floats, height: int, width: int) -> NDArray[np.bool_]:
+    """The cells that boxes touch: (B, 4) as cx, cy, w, h, 0 to 1, -> (B, height * width), at least one each.
+
+    As X-VLM makes a region's mask (Zeng et al., ICML 2022). No cell where a box is NaN.
+    """
+    cx, cy, w, h = np.asarray(boxes, np.float64).reshape(-1, 4).T
+    columns, rows = _touched(cx - w / 2, cx + w / 2, width), _touched(cy - h / 2, cy + h / 2, height)
+    return (rows[:, :, None] & columns[:, None, :]).reshape(len(cx), height * width)
+
+
 def _shares(boxes: Sequence[Box], height: int, width: int, integral: Callable[[Doubles], Doubles]) -> Floats:
     """`integral` is of the density along one side of a box, whose places run from 0 to 1."""
     corners = np.asarray([box.corners for box in boxes], np.float64).reshape(-1, 4)
@@ -106,3 +136,12 @@ def _masses(starts: Doubles, ends: Doubles, cells: int, integral: Callable[[Doub
     places = np.clip((borders - starts[:, None]) / (ends - starts)[:, None], 0, 1)
     masses = np.diff(integral(places), axis=1)
     return np.asarray(masses / masses.sum(1, keepdims=True))
+
+
+def _touched(starts: Doubles, ends: Doubles, cells: int) -> NDArray[np.bool_]:
+    """The cells of a side, (B, cells), that intervals (B,), (B,) of 0 to 1 touch."""
+    slack = 1e-4  # of a cell: what float32 may lose
+    first = np.minimum(np.floor(starts * cells + slack), cells - 1)[:, None]
+    last = np.maximum(first + 1, np.minimum(np.ceil(ends * cells - slack), cells)[:, None])
+    places = np.arange(cells)
+    return np.asarray((first <= places) & (places < last))

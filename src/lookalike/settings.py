@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from lookalike import weights
 from lookalike.catalogue import Catalogue
-from lookalike.errors import BadInput, CatalogueError, unknown_name
+from lookalike.errors import BadInput, CatalogueError, MissingExtra, WeightsError, unknown_name
 from lookalike.roles import Encoder, RegionFinder, Reranker
 from lookalike.store import LocalStore
 
@@ -94,7 +95,9 @@ def open_catalogue(folder: Path | str, settings: Settings | None = None, create:
 def open_encoder(named: str | Encoder) -> Encoder:
     """An encoder by name; an object is taken as it is.
 
-    "hub:NAME" is a hub model that was pulled, "hub:FOLDER" one in a folder.
+    "hub:NAME" is a hub model that was pulled, "hub:FOLDER" one in a folder. A path is that of an exported
+    model, FILE.onnx, or of a trained one's folder; "x2vlm:FILE" is an X²-VLM checkpoint, "x2vlm:FILE@384" the
+    same for pictures of 384 pixels.
     """
     if not isinstance(named, str):
         return named
@@ -102,6 +105,19 @@ def open_encoder(named: str | Encoder) -> Encoder:
         from lookalike.encoders import HubEncoder
 
         return HubEncoder(named.removeprefix("hub:"))
+    if named.endswith(".onnx"):
+        from lookalike.encoders import AdaptedEncoder, OnnxBranches
+
+        return AdaptedEncoder(OnnxBranches(Path(named)))
+    if named.startswith("x2vlm:") or (Path(named) / "model.json").is_file():
+        from lookalike.encoders import AdaptedEncoder
+
+        if not all(map(find_spec, ("torch", "safetensors"))):
+            raise MissingExtra(f"the encoder {named}", "train")
+        learnt = import_module("lookalike.learn.branches")  # by name: it stands above this module
+        return AdaptedEncoder(learnt.opened(named))
+    if Path(named).is_absolute():  # as a catalogue keeps it
+        raise WeightsError(f"there is no model in {named}", "was it moved? put a link in its place")
     hubs = [f"hub:{record.name}" for record in weights.records() if isinstance(record.source, weights.Hub)]
     made: Encoder = _named("encoder", named, ENCODERS, hubs)()
     return made

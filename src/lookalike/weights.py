@@ -387,6 +387,21 @@ _RECORDS = {
             dim=352,
         ),
         Record(
+            "bert-uncased",
+            "text",
+            "BERT's uncased WordPiece vocabulary: what captions are cut into; no weights",
+            licence="Apache-2.0",
+            source=Shipped("."),
+            files=(
+                WeightFile(
+                    "bert-uncased.txt",
+                    231_508,
+                    "07eced375cec144d27c900241f3e339478dec958f92fddbc551f295c992038a3",
+                ),
+            ),
+            preprocessing={"words": "lower case, WordPiece"},
+        ),
+        Record(
             "efficientnet-lite0",
             "encoder",
             "half the default's cost; a checkpoint for tools/export_efficientnet.py",

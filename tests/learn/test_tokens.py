@@ -20,7 +20,6 @@ from lookalike import images, pooling
 from lookalike.datasets import Dataset, Labelled, Side, Unlisted
 from lookalike.encoders import EfficientNet
 from lookalike.errors import BadInput, CatalogueBusy, StorageFull
-from lookalike.learn.cells import cell_masks
 from lookalike.learn.sampling import NO_IDENTITY, PKSampler
 from lookalike.learn.tokens import BLOCK, SIDES, TokenCache, make_tokens, size_of
 from lookalike.learn.views import Augmentation
@@ -172,7 +171,7 @@ def test_masks_equal_the_authors() -> None:
     for case in json.loads(FACTS.read_text())["region_patch_mask"]:
         x, y, w, h = np.array(case["box_xywh"], np.float64) / case["image_res"]
         grid = case["image_res"] // case["patch"]
-        (mask,) = cell_masks(np.array([[x + w / 2, y + h / 2, w, h]]), grid, grid)
+        (mask,) = pooling.cell_masks(np.array([[x + w / 2, y + h / 2, w, h]]), grid, grid)
         assert [0, *(np.flatnonzero(mask) + 1).tolist()] == case["ones"], case
 
 

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from lookalike import __version__
-from lookalike.cli import catalogues, measuring
+from lookalike.cli import catalogues, measuring, training
 from lookalike.cli.measuring import make
 from lookalike.cli.models import models
 from lookalike.cli.output import printable
@@ -32,6 +32,7 @@ for command in (
     catalogues.demo,
     measuring.compare,
     measuring.doctor,
+    training.train,
 ):
     app.command()(command)
 app.command("eval")(measuring.evaluate)

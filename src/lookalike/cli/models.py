@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from lookalike.cli.output import JsonOption, bar, print_json, say
-from lookalike.errors import LookalikeError
+from lookalike.errors import BadInput, LookalikeError, MissingExtra
 
-models = typer.Typer(help="Model weights: list, pull, info.", no_args_is_help=True)
+models = typer.Typer(help="Model weights: list, pull, info, export.", no_args_is_help=True)
 
 ModelsFolder = Annotated[
     Path | None, typer.Option("--folder", metavar="FOLDER", help="Where models are kept; ~/.cache/lookalike.")
@@ -64,6 +65,35 @@ def models_info(
                 typer.echo(f"{'file':14} {file['name']}  {file['bytes']:,} bytes  sha256 {file['sha256']}")
         else:
             typer.echo(f"{key:14} {value}")
+
+
+@models.command("export")
+def models_export(
+    model: Annotated[
+        str, typer.Argument(metavar="MODEL", help="A trained model's folder, or x2vlm:FILE, a checkpoint.")
+    ],
+    out: Annotated[Path, typer.Option("--out", metavar="FILE.onnx", help="The file to write.")],
+    half: Annotated[
+        bool, typer.Option("--half", help="Keep weights in half precision: half the size, nearly the same.")
+    ] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Write a model as one ONNX file for `--encoder FILE.onnx`, which needs no torch."""
+    if out.suffix != ".onnx":
+        raise BadInput(f"{out} does not end in .onnx", "by that an encoder is known to be an exported one")
+    if not all(map(find_spec, ("torch", "safetensors", "onnx"))):
+        raise MissingExtra("exporting a model", "export")
+    from lookalike.learn.branches import located
+    from lookalike.learn.export import export
+
+    saved, blank, name = located(model)
+    made = export(saved, blank, out, half)
+    if as_json:
+        print_json({"model": name, "file": str(out), "bytes": made.bytes, "parity": dict(made.parity)})
+        return
+    say(f"{out}: {made.bytes:,} bytes; how far each branch is from torch:")
+    for branch, apart in made.parity.items():
+        typer.echo(f"{branch:10} {apart:.1e}")
 
 
 def _model_facts(record: Any, folder: Path | None) -> dict[str, Any]:

@@ -43,7 +43,7 @@ class EfficientNet:
 
     def __init__(self, weights: Path | None = None, threads: int | None = None) -> None:
         self._path = weights or SHIPPED
-        self._threads = threads or _cores()
+        self._threads = threads or cores()
         self._opening = threading.Lock()
         self._session: Any = None  # opened by the first call that needs it
         sha256 = sha256_of(self._path)
@@ -201,6 +201,6 @@ def _facts(session: Any, file: str) -> tuple[str, int]:
     return name, channels
 
 
-def _cores() -> int:
+def cores() -> int:
     """What this process may use: fewer than the machine has, in a container."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

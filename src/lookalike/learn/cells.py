@@ -52,16 +52,6 @@ def map_shape(encoder: Encoder) -> tuple[int, int, int]:
     return channels, height, width
 
 
-def cell_masks(boxes: Floats, height: int, width: int) -> NDArray[np.bool_]:
-    """The cells that boxes touch: (B, 4) as cx, cy, w, h, 0 to 1, -> (B, height * width), at least one each.
-
-    As X-VLM makes a region's mask (Zeng et al., ICML 2022). No cell where a box is NaN.
-    """
-    cx, cy, w, h = np.asarray(boxes, np.float64).reshape(-1, 4).T
-    columns, rows = _touched(cx - w / 2, cx + w / 2, width), _touched(cy - h / 2, cy + h / 2, height)
-    return (rows[:, :, None] & columns[:, None, :]).reshape(len(cx), height * width)
-
-
 def _maps(encoder: Encoder, pictures: Sequence[Picture]) -> Maps:
     maps = encoder.maps(pictures)
     if maps is None:
@@ -86,12 +76,3 @@ def _placed(views: Sequence[View], maps: Maps) -> tuple[Floats, Floats]:
 
 def _centred(box: Box) -> tuple[float, float, float, float]:
     return (box.x0 + box.x1) / 2, (box.y0 + box.y1) / 2, box.x1 - box.x0, box.y1 - box.y0
-
-
-def _touched(starts: NDArray[np.float64], ends: NDArray[np.float64], cells: int) -> NDArray[np.bool_]:
-    """The cells of a side, (B, cells), that intervals (B,), (B,) of 0 to 1 touch."""
-    slack = 1e-4  # of a cell: what float32 may lose
-    first = np.minimum(np.floor(starts * cells + slack), cells - 1)[:, None]
-    last = np.maximum(first + 1, np.minimum(np.ceil(ends * cells - slack), cells)[:, None])
-    places = np.arange(cells)
-    return np.asarray((first <= places) & (places < last))

@@ -43,16 +43,16 @@ from numpy.typing import NDArray
 from lookalike import images
 from lookalike.datasets import Dataset, Labelled, Side, Unlisted
 from lookalike.errors import BadInput, CatalogueBusy, LookalikeError, StorageFull
-from lookalike.learn.cells import Tokens, cell_masks, look, map_shape
+from lookalike.learn.cells import Tokens, look, map_shape
 from lookalike.learn.sampling import NO_IDENTITY
-from lookalike.learn.views import Augmentation, View, plain, view
+from lookalike.learn.views import USUAL, Augmentation, View, plain, view
+from lookalike.pooling import cell_masks
 from lookalike.roles import Encoder, RegionFinder
 from lookalike.values import Box, Floats, Keys, Maps, Picture, Progress, Region
 
 VERSION = 2  # of the layout and of how views are made
 BLOCK = 16  # regions that a worker holds
 CHUNK = 4  # views per call of the encoder
-USUAL = Augmentation()
 SIDES = (Side.QUERY, Side.GALLERY, Side.BOTH)  # numbers of `TokenCache.sides`
 
 
@@ -69,7 +69,7 @@ class Facts:
     labels: str  # sha256 of regions.jsonl and of the pictures' sizes in bytes
     regions: int  # N
     unlisted: int  # what the data set could not read
-    finder: str  # where the crops come from: "given", or a finder's name
+    finder: str  # where the crops come from: "given", "whole", or a finder's name
     paired: bool  # only regions of a known identity
     views: int  # K
     seed: int
@@ -164,17 +164,17 @@ def make_tokens(
     folder: Path,
     views: int = 4,
     seed: int = 0,
-    regions: RegionFinder | Literal["given"] = "given",
+    regions: RegionFinder | Literal["given", "whole"] = "given",
     augmentation: Augmentation = USUAL,
     paired: bool = False,
     on_progress: Progress | None = None,
 ) -> TokenCache:
     """The tokens of the regions of a split, in `folder`; a killed run goes on where it stopped.
 
-    `regions` says what views are round: the given boxes, or the best region that a finder finds in the
-    region's picture; `boxes` are those of the true box either way. `views` 1 is for evaluation: nothing is
-    augmented. `paired` leaves out regions without an identity, which training does not draw. There is a
-    thread for every core: an encoder is best held to one of its own.
+    `regions` says what views are round: the given boxes, nothing (whole pictures), or the best region that a
+    finder finds in the region's picture; `boxes` are those of the true box in any case. `views` 1 is for
+    evaluation: nothing is augmented. `paired` leaves out regions without an identity, which training does not
+    draw. There is a thread for every core: an encoder is best held to one of its own.
 
     `on_progress` hears of regions once they are on disk. A picture that cannot be used is no error: see
     `TokenCache.lost`. BadInput where the folder holds other tokens or the split no region, StorageFull
@@ -182,9 +182,8 @@ def make_tokens(
     """
     if views < 1:
         raise BadInput(f"views {views}: a region is seen at least once")
-    if isinstance(regions, str) and regions != "given":
-        raise BadInput(f"regions {regions!r}: neither 'given' nor a region finder")
-    finder = None if isinstance(regions, str) else regions
+    if isinstance(regions, str) and regions not in ("given", "whole"):
+        raise BadInput(f"regions {regions!r}: neither 'given' nor 'whole' nor a region finder")
     from filelock import FileLock, Timeout
 
     with _room(folder):
@@ -203,7 +202,7 @@ def make_tokens(
                 labels=digest,
                 regions=count,
                 unlisted=unlisted,
-                finder=finder.name if finder else "given",
+                finder=regions if isinstance(regions, str) else regions.name,
                 paired=paired,
                 views=views,
                 seed=seed,
@@ -212,7 +211,7 @@ def make_tokens(
             )
             _prepare(folder, facts)
             listed.replace(folder / "regions.jsonl")
-            _fill(folder, facts, encoder, finder, on_progress)
+            _fill(folder, facts, encoder, regions, on_progress)
     except Timeout as error:
         raise CatalogueBusy(f"another process is writing tokens to {folder}", "wait for it") from error
     return TokenCache(folder)
@@ -273,7 +272,7 @@ def _fill(
     folder: Path,
     facts: Facts,
     encoder: Encoder,
-    finder: RegionFinder | None,
+    finder: RegionFinder | str,
     on_progress: Progress | None,
 ) -> None:
     """Write what is not written yet. Workers look, the calling thread writes, in order."""
@@ -352,7 +351,7 @@ def _written(folder: Path) -> tuple[int, dict[int, str]]:
 
 
 def _look(
-    regions: Sequence[Labelled], facts: Facts, encoder: Encoder, finder: RegionFinder | None
+    regions: Sequence[Labelled], facts: Facts, encoder: Encoder, finder: RegionFinder | str
 ) -> tuple[Tokens, dict[int, str]]:
     """What is seen of a few regions in K views each; and by their place those that could not be used."""
     lost: dict[int, str] = {}
@@ -379,12 +378,15 @@ def _look(
     return Tokens(**arrays), lost
 
 
-def _views(region: Labelled, picture: Picture, facts: Facts, finder: RegionFinder | None) -> list[View]:
+def _views(region: Labelled, picture: Picture, facts: Facts, finder: RegionFinder | str) -> list[View]:
     """The K views of a region; the true box is the last of each one's boxes."""
     whole = Box(0, 0, picture.width, picture.height)
-    looked = finder.regions([picture])[0][0] if finder else Region(picture, region.box)
     true = (region.box or whole).clipped(picture.width, picture.height)
-    boxes = [looked.box or whole, true] if finder else [true]
+    if finder == "given":
+        looked, boxes = Region(picture, region.box), [true]
+    else:
+        looked = Region(picture, None) if isinstance(finder, str) else finder.regions([picture])[0][0]
+        boxes = [looked.box or whole, true]
     drawn = [
         int.from_bytes(hashlib.sha256(f"{facts.seed}/{region.id}/{number}".encode()).digest()[:8], "big")
         for number in range(1, facts.views)

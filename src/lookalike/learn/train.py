@@ -1,246 +1,252 @@
-"""Train an adapted model on the tokens of frozen towers.
+"""Train an adapted model.
 
 A step is known by its epoch and number: batch, views, dropped captions and dropout follow from the recipe's
-seed and these. So a run that was killed goes on from its last epoch and ends with the same weights.
+seed and these. So a run that was killed goes on from its last saved step and ends with the same weights.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import nullcontext
+from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from torch.utils.data import DataLoader, Dataset
 
-from lookalike import pooling
-from lookalike.datasets import Side
 from lookalike.errors import BadInput
-from lookalike.evaluation.metrics import ranks_of
-from lookalike.learn import losses
-from lookalike.learn.cells import Tokens
-from lookalike.learn.models.adapted import Adapted, Parts, Towers
+from lookalike.learn.models.adapted import Adapted
+from lookalike.learn.objective import Batch, Objective
+from lookalike.learn.optimiser import AdamW, groups, linear_schedule
+from lookalike.learn.recipes import Recipe
 from lookalike.learn.sampling import NO_IDENTITY, PKSampler
-from lookalike.learn.tokens import SIDES, TokenCache
-from lookalike.values import Box, Floats, Keys, Progress
+from lookalike.learn.sources import Source, Texts
+from lookalike.values import Keys, Progress
 
-POWER = 3  # of a cell's length in its weight, as in the frozen descriptor
-DESCRIBED_AT_ONCE = 256
-
-
-@dataclass(frozen=True, slots=True)
-class Recipe:
-    """All that decides what comes out of a training; it is kept in the checkpoint.
-
-    Weights of 0 switch a loss off. `shuffled` gives every identity another's captions: the control that must
-    bring nothing.
-    """
-
-    p: int = 32  # identities of a batch
-    k: int = 4  # regions of each
-    epochs: int = 15
-    lr: float = 1e-3
-    weight_decay: float = 0.01
-    warm_up: float = 0.1  # of all steps
-    clip: float = 5.0  # of the gradient's norm
-    arcface: float = 1.0
-    contrast: float = 0.0  # supervised contrast between pictures, on the language part
-    itc: float = 1.0
-    box: float = 1.0
-    margin: float = 0.3
-    scale: float = 30.0
-    temperature: float = 0.07
-    caption_dropout: float = 0.5
-    shuffled: bool = False
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        if self.epochs < 1 or self.lr <= 0:
-            raise BadInput(f"epochs {self.epochs}, lr {self.lr:g}: must be positive")
-        if not 0 <= self.caption_dropout <= 1 or not 0 <= self.warm_up < 1:
-            raise BadInput(
-                f"caption_dropout {self.caption_dropout:g} or warm_up {self.warm_up:g} out of range"
-            )
-
-
-class Captions:
-    """The text tower's states of captions, made once: row 0 is the empty caption's."""
-
-    def __init__(self, texts: Sequence[str], read: Callable[[Sequence[str]], tuple[Tensor, Tensor]]) -> None:
-        """`read` makes states (B, L, Dt) and word masks (B, L) of texts; "" is put before them."""
-        self._row = {text: row for row, text in enumerate(dict.fromkeys(["", *texts]))}
-        every = list(self._row)
-        self._states: list[Tensor] = []
-        for start in range(0, len(every), 64):
-            states, words = read(every[start : start + 64])
-            self._states += [row[: int(mask.sum())].half() for row, mask in zip(states, words, strict=True)]
-
-    def of(self, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
-        """States (B, L, Dt) float32 and mask (B, L), L that of the longest."""
-        rows = [self._states[self._row[text]] for text in texts]
-        states = nn.utils.rnn.pad_sequence(rows, batch_first=True).float()
-        lengths = torch.tensor([len(row) for row in rows])
-        return states, (torch.arange(states.shape[1]) < lengths[:, None]).long()
-
-
-def weights_of(seen: Tokens, height: int, width: int) -> Floats:
-    """How much each cell counts for the region's v₀: (B, cells), summing to 1.
-
-    As in the frozen descriptor: the middle of the box most, and cells by a power of their length.
-    """
-    boxes = np.where(np.isnan(seen.boxes), seen.frames, seen.boxes)
-    cells = [
-        Box(cx - w / 2, cy - h / 2, cx + w / 2, cy + h / 2).scaled(width, height).clipped(width, height)
-        for cx, cy, w, h in boxes.tolist()
-    ]
-    taper = pooling.tapered(cells, height, width).reshape(len(cells), -1)
-    lengths = np.linalg.norm(seen.tokens.astype(np.float32), axis=2)
-    weights = taper * (lengths / lengths.max(axis=1, keepdims=True)) ** POWER
-    return np.asarray(weights / weights.sum(axis=1, keepdims=True), np.float32)
-
-
-def towers_of(
-    cache: TokenCache, captions: Captions, regions: Keys, views: Keys, texts: Sequence[str]
-) -> Towers:
-    seen = cache.read(regions, views)
-    image = torch.from_numpy(np.asarray(seen.tokens, np.float32))
-    image = torch.cat([image.mean(dim=1, keepdim=True), image], dim=1)
-    states, words = captions.of(texts)
-    return Towers(image, torch.from_numpy(weights_of(seen, *cache.facts.shape[1:])), states, words)
+SAVED_EVERY = 300.0  # seconds at most between two savings of the state
+_SEED = {"batch": 0, "shuffle": 2}  # what a random stream of the recipe's seed is for
+_HALVES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 class Trainer:
-    """An adapted model, its class centres and its optimiser, in training on the regions of a cache."""
+    """An adapted model, its class centres and its optimiser, in training.
+
+    `out` keeps the state; where it holds one of this recipe and these data, training goes on. `score` says
+    how good a model is, higher is better: after each epoch the best so far is handed to `keep`. Within a
+    process group of `torch.distributed` each process trains on its share of each batch; then only the first
+    saves, scores and keeps. BadInput where the recipe asks for captions and there are none.
+    """
 
     def __init__(
-        self, model: Adapted, cache: TokenCache, captions: Captions, recipe: Recipe, out: Path
+        self,
+        model: Adapted,
+        source: Source,
+        texts: Texts,
+        recipe: Recipe,
+        out: Path,
+        score: Callable[[Adapted], float] | None = None,
+        keep: Callable[[Adapted, Mapping[str, float]], None] | None = None,
+        is_new: Callable[[str], bool] = lambda name: True,
+        device: torch.device | None = None,
+        workers: int = 0,
     ) -> None:
-        """`out` keeps the state after every epoch; where it holds one of this recipe, training goes on."""
-        self.model, self.recipe, self._cache, self._captions, self._out = model, recipe, cache, captions, out
-        usable = cache.identities != NO_IDENTITY
-        names, labels = np.unique(cache.identities[usable], return_inverse=True)
-        self._labels = np.full(len(cache.identities), NO_IDENTITY, np.int64)
-        self._labels[usable] = labels
-        self._sampler = PKSampler(self._labels, cache.sides, recipe.p, recipe.k, recipe.seed)
-        self._texts = self._own_or_shuffled(len(names))
+        """`is_new` says of a parameter's name whether no checkpoint held it; `workers` prepare batches."""
+        self.recipe, self._out, self._score, self._keep = recipe, out, score, keep
+        self._device = device or torch.device("cpu")
+        self._world = dist.get_world_size() if _distributed() else 1
+        rank = dist.get_rank() if _distributed() else 0
+        self.first = rank == 0  # of the processes: it alone saves and tells
+        self._steps = _Steps(source, texts, recipe, rank, self._world)
+        if recipe.reads_captions and not any(region.captions for region in source.regions):
+            raise BadInput(
+                "the recipe learns from captions, and the data set has none",
+                "give it captions, or train without: --set itc=0 --set itm=0 --set imagine=0 --set pull=0",
+            )
         torch.manual_seed(recipe.seed)
-        width = model.identity.out_features
-        self.centres = nn.Parameter(torch.randn(len(names), width) / width**0.5)
-        trained = [*(p for p in model.parameters() if p.requires_grad), self.centres]
-        decayed = [p for p in trained if p.ndim > 1 and p is not self.centres]
-        plain = [p for p in trained if p.ndim <= 1 or p is self.centres]
-        groups = [
-            {"params": decayed, "weight_decay": recipe.weight_decay},
-            {"params": plain, "weight_decay": 0.0},
-        ]
-        self._optimiser = torch.optim.AdamW(groups, lr=recipe.lr, betas=(0.9, 0.98))
-        self._steps = recipe.epochs * self._sampler.steps
-        self.epoch = 0
+        model.language = recipe.with_language
+        self.objective = Objective(model, self._steps.identities, recipe).to(self._device)
+        _freeze_unused(model, recipe)
+        self._parallel = self._spread()
+        self._averaged = None
+        if recipe.ema:
+            mean = get_ema_multi_avg_fn(recipe.ema)  # type: ignore[no-untyped-call]
+            self._averaged = AveragedModel(model, multi_avg_fn=mean)
+        trained = [(name, p) for name, p in self.objective.named_parameters() if p.requires_grad]
+        decayed = [(name.removeprefix("model.vlm."), p) for name, p in trained if name != "centres"]
+        self._optimiser = AdamW(
+            [
+                *groups(decayed, recipe.weight_decay, lambda name: recipe.new if is_new(name) else 1.0),
+                {"params": [self.objective.centres], "times": recipe.new, "decay": 0.0},
+            ],
+            lr=recipe.lr,
+        )
+        self._scaler = torch.amp.GradScaler(self._device.type, enabled=recipe.precision == "fp16")
+        self._parameters = [parameter for _, parameter in trained]
+        self._workers = workers
+        self.epoch, self._step = 0, 0
+        self.history: list[dict[str, float]] = []
+        self._sums: dict[str, float] = {}
+        self._key = self._what(source)
         self._resume()
 
+    @property
+    def model(self) -> Adapted:
+        """What was learnt so far: the mean over steps where the recipe asks for it."""
+        made = self._averaged.module if self._averaged else self.objective.model
+        assert isinstance(made, Adapted)
+        return made
+
+    @property
+    def steps(self) -> int:
+        """Of an epoch."""
+        return -(-self._steps.batches // self.recipe.accumulate)
+
+    @property
+    def finished(self) -> bool:
+        return self.epoch >= self.recipe.epochs or self._stale()
+
     def run(self, on_progress: Progress | None = None) -> Iterator[Mapping[str, float]]:
-        """Train epoch by epoch; after each, its mean losses. What an earlier run did is not repeated."""
-        while self.epoch < self.recipe.epochs:
-            sums: dict[str, float] = {}
-            for step in range(self._sampler.steps):
-                for name, value in self._step(self.epoch, step).items():
-                    sums[name] = sums.get(name, 0.0) + value / self._sampler.steps
+        """Train epoch by epoch; each comes as its mean losses, the norms of their gradients, and the score.
+
+        What an earlier run did is not repeated: those epochs are in `history`.
+        """
+        total, saved = self.recipe.epochs * self.steps, time.monotonic()
+        while not self.finished:
+            batches = iter(self._batches())
+            while self._step < self.steps:
+                parts = [next(batches) for _ in range(self._in_step())]
+                for name, value in self._learn(parts).items():
+                    self._sums[name] = self._sums.get(name, 0.0) + value
+                self._step += 1
                 if on_progress:
-                    on_progress(self.epoch * self._sampler.steps + step + 1, self._steps)
-            self.epoch += 1
-            self._save()
-            yield sums
+                    on_progress(self.epoch * self.steps + self._step, total)
+                if self._step < self.steps and time.monotonic() - saved > SAVED_EVERY:
+                    self._save()
+                    saved = time.monotonic()
+            self._end_epoch()
+            saved = time.monotonic()
+            yield self.history[-1]
 
-    def _step(self, epoch: int, step: int) -> dict[str, float]:
-        recipe, number = self.recipe, epoch * self._sampler.steps + step
-        torch.manual_seed(int(np.random.SeedSequence([recipe.seed, epoch, step]).generate_state(1)[0]))
-        random = np.random.default_rng([recipe.seed, epoch, step, 1])
-        regions = self._sampler.batch(epoch, step)
-        views = random.integers(self._cache.facts.views, size=len(regions))
-        texts = [self._text(int(region), random) for region in regions]
-        told = [text if random.random() >= recipe.caption_dropout else "" for text in texts]
-        self.model.train()
-        towers = towers_of(self._cache, self._captions, regions, views, told)
-        parts = self.model(towers, with_boxes=recipe.box > 0)
-        labels = torch.from_numpy(self._labels[regions])
-        weighed = self._losses(parts, texts, labels, regions, views)
-        total = torch.stack(list(weighed.values())).sum()
-        if not torch.isfinite(total):
-            raise BadInput(
-                f"the loss is not a number any more in epoch {epoch + 1}, step {step + 1}",
-                "lower the learning rate; the last epoch's state is kept",
-            )
-        rate = recipe.lr * _schedule(number, self._steps, recipe.warm_up)
-        for group in self._optimiser.param_groups:
-            group["lr"] = rate
-        self._optimiser.zero_grad(set_to_none=True)
-        total.backward()  # type: ignore[no-untyped-call]
-        trained = [p for group in self._optimiser.param_groups for p in group["params"]]
-        nn.utils.clip_grad_norm_(trained, recipe.clip)
-        self._optimiser.step()
-        return {name: float(value.detach()) for name, value in weighed.items()} | {
-            "loss": float(total.detach())
+    def _end_epoch(self) -> None:
+        # Norms are of the first step alone.
+        told = {
+            name: value if name.startswith("norm ") else value / self.steps
+            for name, value in self._sums.items()
         }
+        if self._score and self.first:
+            with self._cast():
+                told["mAP"] = self._score(self.model)
+        # Without a score, or one that is no number, the last one is kept.
+        best = "mAP" not in told or not any(told["mAP"] <= each["mAP"] for each in self.history)
+        if self._keep and self.first and best:
+            self._keep(self.model, told | {"epoch": self.epoch + 1})
+        if _distributed():
+            shared = [told]
+            dist.broadcast_object_list(shared, src=0, device=self._device)
+            told = shared[0]
+        self.history.append({"epoch": self.epoch + 1, **told})
+        self.epoch, self._step, self._sums = self.epoch + 1, 0, {}
+        self._save()
 
-    def _losses(
-        self, parts: Parts, texts: Sequence[str], labels: Tensor, regions: Keys, views: Keys
-    ) -> dict[str, Tensor]:
-        recipe = self.recipe
-        weighed = {}
-        if recipe.arcface:
-            margin = losses.Margin(angle=recipe.margin, scale=recipe.scale)
-            weighed["arcface"] = recipe.arcface * losses.arcface(parts.identity, self.centres, labels, margin)
-        if recipe.contrast:
-            contrast = losses.supcon(parts.image, labels, temperature=recipe.temperature)
-            weighed["contrast"] = recipe.contrast * contrast
-        if recipe.itc and any(texts):
-            captioned = torch.tensor([bool(text) for text in texts])
-            states, _ = self._captions.of(texts)
-            text = self.model.vlm.text_embedding(states)  # undropped: ITC is of the caption itself
-            weighed["itc"] = recipe.itc * losses.itc(
-                parts.image[captioned], text[captioned], recipe.temperature, labels[captioned]
+    def _stale(self) -> bool:
+        scores = [epoch["mAP"] for epoch in self.history if "mAP" in epoch]
+        patience = self.recipe.patience
+        return bool(patience and scores and len(scores) - 1 - int(np.argmax(scores)) >= patience)
+
+    def _learn(self, batches: list[Batch]) -> dict[str, float]:
+        """One step of the optimiser on the mean of these batches."""
+        recipe, number = self.recipe, self.epoch * self.steps + self._step
+        _seed(recipe.seed, self.epoch, self._step, dist.get_rank() if _distributed() else 0)
+        self.objective.train()
+        self._optimiser.zero_grad(set_to_none=True)
+        told: dict[str, float] = {}
+        for place, batch in enumerate(batches):
+            last = place == len(batches) - 1
+            waits = nullcontext() if last or self._parallel is self.objective else self._parallel.no_sync()
+            with waits, self._cast():
+                weighed: dict[str, Tensor] = self._parallel(batch.to(self._device))
+            total = torch.stack(list(weighed.values())).sum()
+            if not torch.isfinite(total):
+                lost = [name for name, value in weighed.items() if not torch.isfinite(value)]
+                raise BadInput(
+                    f"{', '.join(lost)} is not a number any more in epoch {self.epoch + 1}, "
+                    f"step {self._step + 1}",
+                    "lower the learning rate (--set lr=…); what was saved before is kept",
+                )
+            if self._step == 0 and place == 0:
+                told |= self._norms(weighed)
+            with waits:
+                self._scaler.scale(total / len(batches)).backward()  # type: ignore[no-untyped-call]
+            for name, value in {**weighed, "loss": total}.items():
+                told[name] = told.get(name, 0.0) + float(value.detach()) / len(batches)
+        self._scaler.unscale_(self._optimiser)
+        norm = nn.utils.clip_grad_norm_(self._parameters, recipe.clip)
+        self._optimiser.set_rate(
+            recipe.lr * linear_schedule(number, recipe.epochs * self.steps, recipe.warm_up)
+        )
+        if not torch.isfinite(norm) and not self._scaler.is_enabled():
+            raise BadInput(
+                f"the gradient is not a number any more in epoch {self.epoch + 1}, step {self._step + 1}",
+                "lower the learning rate (--set lr=…); what was saved before is kept",
             )
-        if recipe.box and parts.boxes is not None:
-            target = torch.from_numpy(np.array(self._cache.read(regions, views).boxes))
-            shown = ~target.isnan().any(dim=1)
-            l1, giou = losses.box(parts.boxes[shown], target[shown])
-            weighed["box"] = recipe.box * (l1 + giou)
-        return weighed
+        self._scaler.step(self._optimiser)
+        self._scaler.update()
+        if self._averaged:
+            self._averaged.update_parameters(self.objective.model)
+        return told
 
-    def _own_or_shuffled(self, identities: int) -> list[int]:
-        """Whose captions each region has: its own, or those of a region of another identity."""
-        own = list(range(len(self._labels)))
-        if not self.recipe.shuffled:
-            return own
-        random = np.random.default_rng([self.recipe.seed, 2])
-        order = random.permutation(identities)
-        other = np.empty_like(order)
-        other[order] = np.roll(order, 1)  # never the same
-        by_label = [np.flatnonzero(self._labels == label) for label in range(identities)]
-        return [
-            place if self._labels[place] == NO_IDENTITY
-            else int(random.choice(by_label[other[self._labels[place]]]))
-            for place in own
-        ]  # fmt: skip
+    def _norms(self, weighed: Mapping[str, Tensor]) -> dict[str, float]:
+        """How hard each loss pulls at the weights of the model: the norm of its gradient."""
+        norms = {}
+        for name, value in weighed.items():
+            found = torch.autograd.grad(value, self._parameters, retain_graph=True, allow_unused=True)
+            lengths = [torch.linalg.vector_norm(each.float()) for each in found if each is not None]
+            norms[f"norm {name}"] = float(torch.linalg.vector_norm(torch.stack(lengths))) if lengths else 0.0
+        return norms
 
-    def _text(self, region: int, random: np.random.Generator) -> str:
-        told = self._cache.regions[self._texts[region]].captions
-        return str(told[random.integers(len(told))]) if told else ""
+    def _in_step(self) -> int:
+        """How many batches the next step takes: its last one may have fewer."""
+        return min(self.recipe.accumulate, self._steps.batches - self._step * self.recipe.accumulate)
+
+    def _batches(self) -> DataLoader[Batch]:
+        """The rest of the epoch."""
+        rest = range(self._step * self.recipe.accumulate, self._steps.batches)
+        order = [(self.epoch, each) for each in rest]
+        return DataLoader(
+            self._steps, batch_size=None, sampler=order, num_workers=self._workers,
+            multiprocessing_context="spawn" if self._workers else None, collate_fn=_as_it_is,  # type: ignore[arg-type]
+        )  # fmt: skip
+
+    def _spread(self) -> Any:
+        if not _distributed():
+            return self.objective
+        places = [self._device.index] if self._device.type == "cuda" else None
+        return DistributedDataParallel(self.objective, device_ids=places)
+
+    def _cast(self) -> Any:
+        kind = _HALVES.get(self.recipe.precision)
+        return torch.autocast(self._device.type, kind) if kind else nullcontext()
 
     def _save(self) -> None:
+        if not self.first:
+            return
         self._out.mkdir(parents=True, exist_ok=True)
-        part = self._out / "state.pt.part"
         state = {
-            "recipe": self._recipe_hash(),
-            "epoch": self.epoch,
-            "model": self.model.state_dict(),
-            "centres": self.centres.detach(),
-            "optimiser": self._optimiser.state_dict(),
-        }
+            "key": self._key, "epoch": self.epoch, "step": self._step, "sums": self._sums,
+            "history": self.history, "objective": _trained(self.objective),
+            "optimiser": self._optimiser.state_dict(), "scaler": self._scaler.state_dict(),
+            "averaged": self._averaged and _trained(self._averaged),
+        }  # fmt: skip
+        part = self._out / "state.pt.part"
         torch.save(state, part)
         part.replace(self._out / "state.pt")
 
@@ -248,52 +254,119 @@ class Trainer:
         file = self._out / "state.pt"
         if not file.exists():
             return
-        state = torch.load(file, weights_only=True)
-        if state["recipe"] != self._recipe_hash():
-            raise BadInput(f"{self._out} holds a training by another recipe", "choose another folder")
-        self.epoch = state["epoch"]
-        self.model.load_state_dict(state["model"])
-        with torch.no_grad():
-            self.centres.copy_(state["centres"])
+        try:
+            state = torch.load(file, map_location=self._device, weights_only=True)
+            key = state["key"]
+        except Exception as error:  # damage comes out as many kinds of error
+            raise BadInput(f"{file} is damaged", "delete it: training then starts anew") from error
+        if key != self._key:
+            raise BadInput(
+                f"{self._out} holds a training by another recipe or on other data", "name another folder"
+            )
+        self.objective.load_state_dict(state["objective"], strict=False)
+        if self._averaged:
+            self._averaged.load_state_dict(state["averaged"], strict=False)
         self._optimiser.load_state_dict(state["optimiser"])
+        self._scaler.load_state_dict(state["scaler"])
+        self.epoch, self._step = state["epoch"], state["step"]
+        self._sums, self.history = state["sums"], state["history"]
 
-    def _recipe_hash(self) -> str:
-        facts = {"recipe": asdict(self.recipe), "tokens": asdict(self._cache.facts)}
-        return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
-
-
-@torch.no_grad()
-def described(model: Adapted, cache: TokenCache, captions: Captions, regions: Keys) -> tuple[Parts, Floats]:
-    """Regions without captions, as a bare query is: their parts and descriptors (N, D)."""
-    model.eval()
-    found: list[Parts] = []
-    for start in range(0, len(regions), DESCRIBED_AT_ONCE):
-        some = regions[start : start + DESCRIBED_AT_ONCE]
-        found.append(model(towers_of(cache, captions, some, np.zeros(len(some), np.int64), [""] * len(some))))
-    parts = Parts(
-        identity=torch.cat([part.identity for part in found]),
-        image=torch.cat([part.image for part in found]),
-        text=torch.cat([part.text for part in found]),
-        boxes=None,
-    )
-    return parts, model.joined(parts).numpy()
+    def _what(self, source: Source) -> str:
+        """Recipe and data, in a few characters."""
+        facts = {"recipe": asdict(self.recipe), "data": source.facts, "world": self._world}
+        return hashlib.sha256(json.dumps(facts, sort_keys=True, default=str).encode()).hexdigest()
 
 
-def mean_average_precision(descriptors: Floats, cache: TokenCache) -> float:
-    """Protocol b1 on a cache's regions, all of them described (N, D): plain mAP of bare queries."""
-    query = SIDES.index(Side.QUERY)
-    asked = np.flatnonzero((cache.sides == query) & (cache.identities != NO_IDENTITY))
-    gallery = np.flatnonzero(cache.sides != query)
-    right = [np.flatnonzero(cache.identities[gallery] == cache.identities[place]) for place in asked]
-    aps = [
-        ranks.average_precision() for ranks in ranks_of(descriptors[asked] @ descriptors[gallery].T, right)
+class _Steps(Dataset[Batch]):
+    """Batches by epoch and number, prepared here or in another process."""
+
+    def __init__(self, source: Source, texts: Texts, recipe: Recipe, rank: int, world: int) -> None:
+        self._source, self._texts, self._recipe = source, texts, recipe
+        self._rank, self._world = rank, world
+        known = source.identities != NO_IDENTITY
+        names, labels = np.unique(source.identities[known], return_inverse=True)
+        self.identities = len(names)
+        self._labels = np.full(len(known), NO_IDENTITY, np.int64)
+        self._labels[known] = labels
+        self._sampler = PKSampler(self._labels, source.sides, recipe.p, recipe.k, recipe.seed, rank, world)
+        self.batches = self._sampler.steps
+        self._whose = self._own_or_shuffled()
+
+    def __getitem__(self, place: tuple[int, int]) -> Batch:
+        epoch, step = place
+        random = np.random.default_rng([self._recipe.seed, _SEED["batch"], epoch, step])
+        regions = self._sampler.batch(epoch, step)
+        # Drawn for the batches of all processes, of which this one takes its own.
+        shape = self._world, len(regions)
+        draws = random.integers(1 << 62, size=shape)[self._rank]
+        chosen, kept = random.random((2, *shape))[:, self._rank]
+        captions = [self._caption(*one) for one in zip(regions.tolist(), chosen.tolist(), strict=True)]
+        told = kept >= self._recipe.caption_dropout
+        looked = self._source.look(regions, draws)
+        text, words = self._texts.of([*captions, ""])
+        captioned = torch.tensor([bool(caption) for caption in captions])
+        return Batch(
+            image=looked.image, region=looked.region, boxes=looked.boxes, text=text, words=words,
+            told=torch.from_numpy(told) & captioned, captioned=captioned,
+            labels=torch.from_numpy(self._labels[regions]),
+        )  # fmt: skip
+
+    def _caption(self, region: int, chosen: float) -> str:
+        """One of the region's captions, by a number from 0 to below 1; "" where it has none."""
+        told = self._source.regions[self._whose[region]].captions
+        return told[int(chosen * len(told))] if told else ""
+
+    def _own_or_shuffled(self) -> Keys:
+        """Whose captions each region (N,) has: its own, or those of a region of another identity."""
+        own = np.arange(len(self._labels))
+        if not self._recipe.shuffled:
+            return own
+        random = np.random.default_rng([self._recipe.seed, _SEED["shuffle"]])
+        order = random.permutation(self.identities)
+        other = np.empty_like(order)
+        other[order] = np.roll(order, 1)  # never the same
+        members = [np.flatnonzero(self._labels == label) for label in range(self.identities)]
+        for place in np.flatnonzero(self._labels != NO_IDENTITY):
+            own[place] = random.choice(members[other[self._labels[place]]])
+        return own
+
+
+def _freeze_unused(model: Adapted, recipe: Recipe) -> None:
+    """What no loss reaches is not trained: it would only be decayed."""
+    vlm = model.vlm
+    unused: list[nn.Module | None] = [
+        None if recipe.imagine else model.imagined,
+        None if recipe.box else vlm.bbox_head,
+        None if recipe.itm else vlm.itm_head,
+        None if recipe.arcface or recipe.pull else model.identity,
+        None if recipe.contrast or recipe.itc or recipe.itm else vlm.vision_proj,
+        None if recipe.itc or recipe.itm else vlm.text_proj,
+        vlm.text_encoder.cls and vlm.text_encoder.cls.predictions.transform,
     ]
-    return float(np.nanmean(aps))
+    for part in unused:
+        if part is not None:
+            part.requires_grad_(False)
+    # A bias of keys shifts all scores of a query alike: where one query is all that is asked, it drops out.
+    last = [p for name, p in vlm.named_parameters() if name.endswith("attention.self.key.bias")][-2:]
+    words = vlm.text_encoder.cls and vlm.text_encoder.cls.predictions.bias
+    for extra in (vlm.temp, vlm.absolute_frame_pos_embed, words, *last):
+        if extra is not None:
+            extra.requires_grad_(False)
 
 
-def _schedule(step: int, steps: int, warm_up: float) -> float:
-    """Linear from 0 up, then a cosine down to 0."""
-    rising = max(1, math.ceil(warm_up * steps))
-    if step < rising:
-        return (step + 1) / rising
-    return 0.5 * (1 + math.cos(math.pi * (step - rising) / max(1, steps - rising)))
+def _trained(module: nn.Module) -> dict[str, Tensor]:
+    """The state without what stays as it was."""
+    fixed = {name for name, parameter in module.named_parameters() if not parameter.requires_grad}
+    return {name: value for name, value in module.state_dict().items() if name not in fixed}
+
+
+def _distributed() -> bool:
+    return dist.is_available() and dist.is_initialized()
+
+
+def _seed(*parts: int) -> None:
+    torch.manual_seed(int(np.random.SeedSequence(parts).generate_state(1)[0]))
+
+
+def _as_it_is(batch: Batch) -> Batch:
+    return batch

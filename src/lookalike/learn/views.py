@@ -69,6 +69,9 @@ class Augmentation:
             )
 
 
+USUAL = Augmentation()
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class View:
     """A picture made from a part of another; its boxes are in its own pixels.

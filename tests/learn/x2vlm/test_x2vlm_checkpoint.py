@@ -15,7 +15,7 @@ from x2vlm_golden import drawn, tensors
 
 from lookalike.errors import BadInput, LookalikeError, MissingExtra, WeightsError
 from lookalike.learn import losses
-from lookalike.learn.models.x2vlm import X2VLM, Words, X2VLMConfig, load_checkpoint
+from lookalike.learn.models.x2vlm import X2VLM, X2VLMConfig, load_checkpoint
 
 State = dict[str, Tensor]
 Saved = Callable[[object], Path]
@@ -267,16 +267,14 @@ def test_paths_without_a_file(tmp_path: Path) -> None:
             load_checkpoint(path)
 
 
-@pytest.mark.parametrize("missing", ["safetensors", "scipy.interpolate", "tokenizers"])
+@pytest.mark.parametrize("missing", ["safetensors", "scipy.interpolate"])
 def test_an_extra_that_is_not_installed_is_named(
     missing: str, official: State, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     save_file({key: tensor.clone() for key, tensor in official.items()}, tmp_path / "a.safetensors")
     monkeypatch.setitem(sys.modules, missing, None)
     with pytest.raises(MissingExtra) as caught:
-        Words(tmp_path / "vocab.txt") if missing == "tokenizers" else load_checkpoint(
-            tmp_path / "a.safetensors", 48
-        )
+        load_checkpoint(tmp_path / "a.safetensors", 48)
     assert caught.value.hint == "pip install 'lookalike[train]'"
 
 

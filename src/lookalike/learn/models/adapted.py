@@ -37,13 +37,15 @@ class Towers:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Parts:
-    """A batch in the parts that losses and searches are made of, each row of length 1 but the boxes."""
+class Seen:
+    """Regions as the fusion takes them: tokens (B, 1 + N, Dv), first of them v₀, and a mask (B, 1 + N)."""
 
-    identity: Tensor  # (B, Di)
-    image: Tensor  # (B, E): the language part, from the picture alone
-    text: Tensor  # (B, E): of the captions
-    boxes: Tensor | None  # (B, 4) as cx, cy, w, h; None where they were not asked for
+    tokens: Tensor
+    mask: Tensor
+
+    @property
+    def v0(self) -> Tensor:
+        return self.tokens[:, 0]
 
 
 class Adapted(nn.Module):
@@ -57,56 +59,68 @@ class Adapted(nn.Module):
         super().__init__()
         self.vlm = vlm
         self.language = language
-        width = vlm.config.vision_width
+        width, embedding = vlm.config.vision_width, vlm.config.embedding
         self.identity = nn.Linear(width + vlm.config.text_width, width, bias=False)
         with torch.no_grad():
             self.identity.weight.zero_()
             self.identity.weight[:, :width].copy_(torch.eye(width))
+        self.imagined = nn.Sequential(
+            nn.Linear(width, 2 * embedding), nn.GELU(), nn.Linear(2 * embedding, embedding)
+        )
 
     @property
     def dim(self) -> int:
         """The descriptor's length."""
         return self.vlm.config.vision_width + self.vlm.config.embedding
 
-    def forward(self, towers: Towers, with_boxes: bool = False) -> Parts:
-        tokens, seen = self._region(towers)
-        f0 = self.vlm.fuse(towers.text, towers.words, tokens, seen)[:, 0]
-        boxes = None
-        if with_boxes:
-            boxes = self.vlm.boxes(self.vlm.fuse(towers.text, towers.words, self._whole(towers))[:, 0])
-        return Parts(
-            identity=F.normalize(self.identity(torch.cat([tokens[:, 0], f0], dim=1)), dim=1),
-            image=self.vlm.image_embedding(tokens),
-            text=self.vlm.text_embedding(towers.text),
-            boxes=boxes,
-        )
+    def forward(self, towers: Towers) -> Tensor:
+        """Regions -> descriptors (B, D), unit rows."""
+        seen = self.region(towers.image, towers.region)
+        return self.joined(self.identity_part(seen, towers.text, towers.words), self.language_part(seen))
 
-    def descriptors(self, towers: Towers) -> Tensor:
-        """Regions -> (B, D), unit rows."""
-        return self.joined(self(towers))
+    def region(self, image: Tensor, region: Tensor) -> Seen:
+        """`image` and `region` as in Towers; v₀ is the region's weighted mean."""
+        share = region / region.sum(dim=1, keepdim=True).clamp(min=1e-6)
+        patches = image[:, 1:]
+        v0 = torch.einsum("bn,bnd->bd", share.to(patches.dtype), patches)
+        inside = torch.cat([torch.ones_like(region[:, :1]), region], dim=1) > 0
+        return Seen(torch.cat([v0[:, None], patches], dim=1), inside.long())
 
-    def joined(self, parts: Parts) -> Tensor:
+    def fused(self, seen: Seen, text: Tensor, words: Tensor) -> Tensor:
+        """f₀ (B, Dt): what a caption (B, L, Dt), its words (B, L), says once it has seen the region."""
+        return self.vlm.fuse(text, words, seen.tokens, seen.mask, first_only=True)[:, 0]
+
+    def identity_part(self, seen: Seen, text: Tensor, words: Tensor) -> Tensor:
+        """(B, Di), unit rows; ArcFace shapes it."""
+        both = torch.cat([seen.v0, self.fused(seen, text, words)], dim=1)
+        return F.normalize(self.identity(both), dim=1)
+
+    def language_part(self, seen: Seen) -> Tensor:
+        """(B, E), unit rows, from the picture alone; the contrast with captions shapes it."""
+        return self.vlm.image_embedding(seen.tokens)
+
+    def boxes(self, image: Tensor, text: Tensor, words: Tensor) -> Tensor:
+        """Where in the picture (B, 1 + N, Dv) the object is: (B, 4) as cx, cy, w, h, 0 to 1.
+
+        Its first token becomes the mean of all: nothing tells where the region is.
+        """
+        patches = image[:, 1:]
+        whole = torch.cat([patches.mean(dim=1, keepdim=True), patches], dim=1)
+        return self.vlm.boxes(self.vlm.fuse(text, words, whole, first_only=True)[:, 0])
+
+    def imagined_caption(self, seen: Seen) -> Tensor:
+        """A guess at the text embedding (B, E), unit rows, that the region's caption would have."""
+        return F.normalize(self.imagined(seen.v0), dim=1)
+
+    def joined(self, identity: Tensor, language: Tensor) -> Tensor:
         """[identity part ; language part], (B, D), unit rows."""
-        return F.normalize(torch.cat([parts.identity, self.language * parts.image], dim=1), dim=1)
+        return F.normalize(torch.cat([identity, self.language * language], dim=1), dim=1)
 
     def text_queries(self, text: Tensor) -> Tensor:
         """States of the text tower (B, L, Dt) -> (B, D) for the same index: zeros in the identity part."""
         embedding = self.vlm.text_embedding(text)
         return torch.cat([embedding.new_zeros(len(embedding), self.vlm.config.vision_width), embedding], 1)
 
-    def agreement(self, parts: Parts) -> Tensor:
+    def agreement(self, seen: Seen, text: Tensor) -> Tensor:
         """How well each caption fits its picture (B,), -1 to 1: what the guard believes a caption by."""
-        return (parts.image * parts.text).sum(dim=1)
-
-    def _region(self, towers: Towers) -> tuple[Tensor, Tensor]:
-        """Tokens whose first is v₀, the region's weighted mean, and which of them the fusion sees."""
-        share = towers.region / towers.region.sum(dim=1, keepdim=True).clamp(min=1e-6)
-        patches = towers.image[:, 1:]
-        v0 = torch.einsum("bn,bnd->bd", share.to(patches.dtype), patches)
-        seen = torch.cat([torch.ones_like(towers.region[:, :1]), towers.region], dim=1) > 0
-        return torch.cat([v0[:, None], patches], dim=1), seen.long()
-
-    def _whole(self, towers: Towers) -> Tensor:
-        """Tokens whose first is the mean of all: nothing tells where the region is."""
-        patches = towers.image[:, 1:]
-        return torch.cat([patches.mean(dim=1, keepdim=True), patches], dim=1)
+        return (self.language_part(seen) * self.vlm.text_embedding(text)).sum(dim=1)

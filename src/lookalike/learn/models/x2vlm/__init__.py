@@ -7,7 +7,8 @@ from lookalike.learn.models.x2vlm.checkpoint import LoadReport, load_checkpoint
 from lookalike.learn.models.x2vlm.config import HEADS, X2VLMConfig
 from lookalike.learn.models.x2vlm.model import X2VLM, region_mask
 from lookalike.learn.models.x2vlm.pixels import to_pixels
-from lookalike.learn.models.x2vlm.words import Words, clean_caption, pulled_vocabulary
+from lookalike.learn.models.x2vlm.words import Words
+from lookalike.words import clean_caption
 
 __all__ = [
     "HEADS",
@@ -17,7 +18,6 @@ __all__ = [
     "X2VLMConfig",
     "clean_caption",
     "load_checkpoint",
-    "pulled_vocabulary",
     "region_mask",
     "to_pixels",
 ]

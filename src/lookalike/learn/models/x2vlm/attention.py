@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F  # noqa: N812 (everyone's name for it)
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 
@@ -28,6 +28,25 @@ def attend(
     return mixed.transpose(1, 2).flatten(2)
 
 
+def attend_once(
+    query: Tensor, seen: Tensor, key: nn.Linear, value: nn.Linear, heads: int, bias: Tensor, dropout: float
+) -> Tensor:
+    """What `attend` makes of one query (B, 1, D) and of key(seen), value(seen), seen (B, K, W) -> (B, 1, D).
+
+    `key` and `value` are linear. They move from the K tokens to the one query and to the one mixture, so
+    that no token is projected; the bias of `key` adds the same to all scores and so drops out.
+    """
+    depth = query.shape[-1] // heads
+    split = query.view(len(query), heads, depth)
+    into_key, into_value = (each.weight.view(heads, depth, -1) for each in (key, value))
+    asked = torch.einsum("bhd,hdw->bhw", split, into_key) * depth**-0.5
+    shares = F.dropout((asked @ seen.transpose(1, 2) + bias[:, :, 0]).softmax(dim=-1), dropout)
+    mixed = torch.einsum("bhw,hdw->bhd", shares @ seen, into_value)
+    whole = shares.sum(dim=-1, keepdim=True)  # 1 but for dropout
+    attended: Tensor = (mixed + whole * value.bias.view(heads, depth)).flatten(1)[:, None]
+    return attended
+
+
 def hiding(mask: Tensor, depth: float, dtype: torch.dtype) -> Tensor:
     """Mask (B, K) of 1 (seen) and 0 (hidden) -> what is added to the scores, (B, 1, 1, K): 0 or -depth.
 
@@ -37,7 +56,7 @@ def hiding(mask: Tensor, depth: float, dtype: torch.dtype) -> Tensor:
     return ((1 - mask.to(dtype)) * -deepest)[:, None, None, :]
 
 
-def run(layer: Callable[..., Tensor], *inputs: Tensor | None, recompute: bool) -> Tensor:
+def run(layer: Callable[..., Tensor], *inputs: Tensor | int | None, recompute: bool) -> Tensor:
     """The layer's output; with `recompute` its activations are not kept for the backward pass."""
     if recompute and torch.is_grad_enabled():
         kept: Tensor = checkpoint(layer, *inputs, use_reentrant=False)

@@ -16,7 +16,8 @@ class X2VLMConfig:
     """What an X²-VLM is made of. BadInput where the numbers do not fit together.
 
     `resolution` is the side of the square picture in pixels, `patch` that of a patch. The text tower has
-    `text_layers` and the fusion `fusion_layers` more of the same width. `embedding` is the length of
+    `text_layers` and the fusion `fusion_layers` more of the same width; without any text layers the fusion is
+    given states that were made elsewhere. `embedding` is the length of
     image_embedding and text_embedding. `frames` > 0 adds a position for each frame of a video. `heads` are
     the parts beyond the towers, of HEADS. `dropout` (BERT) and `drop_path` (BEiT) act in training only.
     `recompute` keeps no activations inside the layers for the backward pass, but computes them again.
@@ -45,7 +46,7 @@ class X2VLMConfig:
     def __post_init__(self) -> None:
         for field in fields(self):
             value = getattr(self, field.name)
-            if type(value) is int and value < (field.name in _AT_LEAST_ONE):
+            if type(value) is int and value < (field.name not in _MAY_BE_NONE):
                 raise BadInput(f"an X²-VLM with {field.name} = {value}")
         if self.resolution % self.patch:
             raise BadInput(
@@ -88,6 +89,4 @@ class X2VLMConfig:
         )  # fmt: skip
 
 
-_AT_LEAST_ONE = {
-    field.name for field in fields(X2VLMConfig) if field.name not in ("frames", "fusion_layers", "recompute")
-}
+_MAY_BE_NONE = ("frames", "text_layers", "fusion_layers")

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from dataclasses import replace
+
 import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
 from lookalike.errors import BadInput, WeightsError
-from lookalike.learn.models.x2vlm.config import X2VLMConfig
+from lookalike.learn.models.x2vlm.config import HEADS, X2VLMConfig
 from lookalike.learn.models.x2vlm.text import TextEncoder
 from lookalike.learn.models.x2vlm.vision import VisionTower
 
@@ -35,6 +38,15 @@ class X2VLM(nn.Module):
                 torch.empty(1, config.frames, 1, config.vision_width)
             )
             nn.init.trunc_normal_(self.absolute_frame_pos_embed, std=0.02)
+
+    def with_heads(self, heads: Iterable[str], recompute: bool = False) -> X2VLM:
+        """A copy that has these heads too; those that were not there start from random weights."""
+        wanted = {*self.config.heads, *heads}
+        known = tuple(head for head in HEADS if head in wanted)
+        config = replace(self.config, heads=known, recompute=recompute)
+        made = X2VLM(config)
+        made.load_state_dict(self.state_dict(), strict=False)
+        return made
 
     def vision(self, pixels: Tensor) -> Tensor:
         """Pictures (B, 3, R, R) -> tokens (B, 1 + N, Dv): the mean of the patches, then the patches."""
@@ -64,13 +76,15 @@ class X2VLM(nn.Module):
         text_mask: Tensor,
         image_tokens: Tensor | None,
         image_mask: Tensor | None = None,
+        first_only: bool = False,
     ) -> Tensor:
         """States (B, L, Dt) that have seen the tokens (B, T, Dv) -> (B, L, Dt); the first is f₀.
 
         `image_mask` (B, T), 1 seen, 0 hidden, None all seen. Without image tokens the words pass the fusion's
-        layers alone.
+        layers alone. `first_only` gives f₀ alone, (B, 1, Dt): what the last layer does for the other words
+        is not computed.
         """
-        return self.text_encoder.bert.fuse(text_states, text_mask, image_tokens, image_mask)
+        return self.text_encoder.bert.fuse(text_states, text_mask, image_tokens, image_mask, first_only)
 
     def region_tokens(
         self, image_tokens: Tensor, image_index: Tensor, region_mask: Tensor | None = None

@@ -7,7 +7,7 @@ import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
 from lookalike.errors import BadInput
-from lookalike.learn.models.x2vlm.attention import attend, hiding, run
+from lookalike.learn.models.x2vlm.attention import attend, attend_once, hiding, run
 from lookalike.learn.models.x2vlm.config import X2VLMConfig
 
 EPS = 1e-12
@@ -51,12 +51,19 @@ class Bert(nn.Module):
         return states
 
     def fuse(
-        self, states: Tensor, mask: Tensor, image_tokens: Tensor | None, image_mask: Tensor | None
+        self,
+        states: Tensor,
+        mask: Tensor,
+        image_tokens: Tensor | None,
+        image_mask: Tensor | None,
+        first_only: bool = False,
     ) -> Tensor:
-        """States (B, L, D) and tokens (B, T, Dv) -> states (B, L, D)."""
-        for layer in self._layers()[self.config.text_layers :]:
-            states = run(layer, states, mask, image_tokens, image_mask, recompute=self.config.recompute)
-        return states
+        """States (B, L, D) and tokens (B, T, Dv) -> states (B, L, D), or (B, 1, D) with `first_only`."""
+        layers = self._layers()[self.config.text_layers :]
+        for place, layer in enumerate(layers, start=1):
+            keep = 1 if first_only and place == len(layers) else None
+            states = run(layer, states, mask, image_tokens, image_mask, keep, recompute=self.config.recompute)
+        return states[:, :1] if first_only else states
 
     def _layers(self) -> list[nn.Module]:
         return [*self.encoder["layer"].children()]
@@ -101,9 +108,10 @@ class Layer(nn.Module):
         mask: Tensor,
         image_tokens: Tensor | None = None,
         image_mask: Tensor | None = None,
+        keep: int | None = None,
     ) -> Tensor:
-        """(B, L, D) -> (B, L, D); without image tokens there is no cross-attention."""
-        states = self.attention(states, states, mask, PADDING_DEPTH)
+        """(B, L, D) -> (B, L, D), of the first `keep` alone; without image tokens no cross-attention."""
+        states = self.attention(states[:, :keep], states, mask, PADDING_DEPTH)
         if self.crossattention is not None and image_tokens is not None:
             if image_mask is None:
                 image_mask = image_tokens.new_ones(image_tokens.shape[:2])
@@ -127,14 +135,14 @@ class Attention(nn.Module):
     def forward(self, states: Tensor, seen: Tensor, mask: Tensor, depth: float) -> Tensor:
         """(B, L, D), (B, K, width), mask (B, K) -> (B, L, D)."""
         query = self.self["query"](states)
-        mixed = attend(
-            query,
-            self.self["key"](seen),
-            self.self["value"](seen),
-            self.heads,
-            hiding(mask, depth, query.dtype),
-            self.dropout if self.training else 0.0,
-        )
+        key, value = self.self["key"], self.self["value"]
+        assert isinstance(key, nn.Linear) and isinstance(value, nn.Linear)
+        bias = hiding(mask, depth, query.dtype)
+        dropout = self.dropout if self.training else 0.0
+        if states.shape[1] == 1:
+            mixed = attend_once(query, seen, key, value, self.heads, bias, dropout)
+        else:
+            mixed = attend(query, key(seen), value(seen), self.heads, bias, dropout)
         merged: Tensor = self.output(mixed, states)
         return merged
 

@@ -1,0 +1,5 @@
+"""`python -m lookalike`, for launchers that start modules: torchrun -m lookalike train …"""
+
+from lookalike.cli import main
+
+main()

@@ -1,0 +1,197 @@
+"""From a data set and a recipe to a model in a folder."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from hashlib import sha256
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+
+from lookalike.datasets import Dataset, Labelled, Unlisted
+from lookalike.errors import BadInput
+from lookalike.learn.models.adapted import Adapted
+from lookalike.learn.models.compact import compact
+from lookalike.learn.models.x2vlm import X2VLMConfig, load_checkpoint
+from lookalike.learn.recipes import Recipe
+from lookalike.learn.saved import Saved, load, save
+from lookalike.learn.scoring import calibrated, described, mean_average_precision, overlaps, predicted_boxes
+from lookalike.learn.sources import Cells, Frozen, Ids, Pictures, Source, Texts, TextTower
+from lookalike.learn.tokens import make_tokens
+from lookalike.learn.train import Trainer
+from lookalike.learn.views import USUAL
+from lookalike.roles import Encoder
+from lookalike.values import Progress
+
+_HELD_OUT: dict[str, Literal["given", "whole"]] = {"held-out": "given", "held-out-whole": "whole"}
+_HEADS = ("vision_proj", "text_proj", "itm_head", "bbox_head")
+Stage = Callable[[str], Progress]  # a progress bar for what is named
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Data:
+    """What is trained on, and identities held out from it, whose mAP is watched."""
+
+    training: Source
+    held_out: Source
+    whole: Source  # the same in their whole pictures, where boxes are to be found
+    texts: Texts
+    towers: Mapping[str, str]  # frozen networks that it came through: fingerprints by name
+
+
+def parts(dataset: Dataset, split: str | None, held_out: str | None) -> tuple[Dataset, str, str]:
+    """The data set with the names of its training part and of its held-out one.
+
+    Usually `training` and `tuning`. Where the data set has no such splits and none are named, one group in
+    eight is held out of its first split, the same ones everywhere. BadInput for a split that is not there.
+    """
+    for name in (split, held_out):
+        if name is not None and name not in dataset.splits:
+            raise BadInput(
+                f"{dataset.name} has no split {name!r} here", f"splits: {', '.join(dataset.splits)}"
+            )
+    if split is None and {"training", "tuning"} <= set(dataset.splits):
+        split, held_out = "training", held_out or "tuning"
+    if split is not None and held_out is not None:
+        return dataset, split, held_out
+    whole = split or ("train" if "train" in dataset.splits else dataset.splits[0])
+    if held_out is not None:
+        return dataset, whole, held_out
+    groups = {entry.group for entry in dataset.read(whole) if isinstance(entry, Labelled)}
+    by_chance = sorted(groups, key=lambda group: sha256(group.encode()).digest())
+    held = frozenset(by_chance[: -(-len(groups) // 8)])
+
+    def read(part: str) -> Iterator[Labelled | Unlisted]:
+        for entry in dataset.read(whole):
+            if isinstance(entry, Unlisted) or (entry.group in held) == (part == "tuning"):
+                yield entry
+
+    return replace(dataset, splits=("training", "tuning"), read=read), "training", "tuning"
+
+
+def cell_data(
+    dataset: Dataset,
+    split: str,
+    held_out: str,
+    folder: Path,
+    encoder: Encoder,
+    tower: Callable[[], TextTower],
+    views: int,
+    stage: Stage,
+) -> Data:
+    """Cells of a frozen encoder, kept in `folder`, and states of a frozen text tower; for `compact`.
+
+    `tower` is opened only where there are captions to read.
+    """
+    training = Cells(
+        make_tokens(
+            dataset, split, encoder, folder / "training", views, paired=True, on_progress=stage("training")
+        )
+    )
+    held, whole = (
+        Cells(
+            make_tokens(dataset, held_out, encoder, folder / name, 1, regions=where, on_progress=stage(name))
+        )
+        for name, where in _HELD_OUT.items()
+    )
+    said = [text for source in (training, held) for r in source.regions for text in r.captions]
+    texts = Frozen(tower(), said, stage("captions"))
+    return Data(training, held, whole, texts, {encoder.name: encoder.fingerprint})
+
+
+def picture_data(dataset: Dataset, split: str, held_out: str, config: X2VLMConfig) -> Data:
+    """Pictures as they are asked for, and captions as word ids; for an X²-VLM with its own towers."""
+    held, whole = (
+        Pictures(dataset, held_out, config, whole=where == "whole") for where in _HELD_OUT.values()
+    )
+    finer = replace(USUAL, side=max(USUAL.side, config.resolution * 10 // 7))  # views are not enlarged
+    return Data(Pictures(dataset, split, config, True, augmentation=finer), held, whole, Ids(), {})
+
+
+def new_model(
+    recipe: Recipe, checkpoint: Path | None, resolution: int | None
+) -> tuple[Adapted, frozenset[str]]:
+    """A model to train, and the names of the weights that no checkpoint held."""
+    torch.manual_seed(recipe.seed)
+    if recipe.trunk == "compact":
+        if checkpoint is not None:
+            raise BadInput(
+                "the recipe trains on frozen towers and takes no checkpoint", "--recipe x2vlm does"
+            )
+        model = Adapted(compact())
+        return model, frozenset(name for name, _ in model.named_parameters())
+    if checkpoint is None:
+        raise BadInput("this recipe fine-tunes a checkpoint", "name one of X²-VLM's: --checkpoint FILE")
+    vlm, report = load_checkpoint(checkpoint, resolution)
+    model = Adapted(vlm.with_heads(_HEADS, recipe.recompute))
+    lacking = {f"vlm.{name}" for name in report.missing}
+    named = (name for name, _ in model.named_parameters())
+    return model, frozenset(name for name in named if name in lacking or not name.startswith("vlm."))
+
+
+def begin(
+    model: Adapted,
+    new: Collection[str],
+    data: Data,
+    recipe: Recipe,
+    out: Path,
+    about: Mapping[str, Any],
+    device: torch.device | None = None,
+    workers: int = 0,
+) -> Trainer:
+    """A training whose best model so far is kept in `out`; what was begun there goes on."""
+
+    def score(model: Adapted) -> float:
+        found = described(model, data.held_out, data.texts)
+        return mean_average_precision(found.descriptors(model.language), data.held_out)
+
+    def keep(model: Adapted, scores: Mapping[str, float]) -> None:
+        told = {**about, "recipe": asdict(recipe), "data": data.training.facts, "scores": dict(scores)}
+        save(Saved(model, recipe.trunk, data.towers, about=told), out)
+
+    return Trainer(
+        model, data.training, data.texts, recipe, out, score, keep, new.__contains__, device, workers
+    )
+
+
+def finish(out: Path, data: Data, device: torch.device | None = None) -> Saved:
+    """The kept model with what was found out about it on held-out identities, saved again.
+
+    That is the guard, where there are captions, and how well boxes are predicted with captions and without.
+    """
+    saved, held = load(out), data.held_out
+    saved.model.to(device)
+    captions = [region.captions[-1] if region.captions else "" for region in held.regions]
+    told = np.array([bool(caption) for caption in captions])
+    found: dict[str, Any] = {}
+    if told.any() and saved.about["recipe"]["itc"]:
+        rows = described(saved.model, held, data.texts, captions)
+        guard = calibrated(rows.language[told], rows.text[told], held.identities[told])
+        saved = replace(saved, guard=guard.threshold)
+        found["guard"] = asdict(guard)
+    if saved.about["recipe"]["box"]:
+        found["boxes"] = {"bare": box_scores(saved.model, data.whole, data.texts)}
+        if told.any():
+            found["boxes"]["captioned"] = box_scores(saved.model, data.whole, data.texts, captions)
+    saved = replace(saved, about={**saved.about, "held out": found})
+    save(saved, out)
+    return saved
+
+
+def box_scores(
+    model: Adapted, source: Source, texts: Texts, captions: Sequence[str] | None = None
+) -> dict[str, float]:
+    """Mean intersection over union of predicted and true boxes, and the share of at least one half.
+
+    Each region is looked for in the view that the source gives of it: its own crop is no test.
+    """
+    true = np.concatenate([
+        source.look(np.arange(start, min(start + 512, len(source.regions)))).boxes.numpy()
+        for start in range(0, len(source.regions), 512)
+    ])  # fmt: skip
+    shown = ~np.isnan(true).any(axis=1)
+    ious = overlaps(predicted_boxes(model, source, texts, captions)[shown], true[shown])
+    return {"iou": float(ious.mean()), "acc@.5": float((ious >= 0.5).mean()), "n": int(shown.sum())}

@@ -9,7 +9,7 @@ RUNS = 15
 COMMANDS = {
     "python -c pass": ["-c", "pass"],
     "import lookalike": ["-c", "import lookalike"],
-    "lookalike --help": ["-m", "lookalike.cli", "--help"],
+    "lookalike --help": ["-m", "lookalike", "--help"],
     "open and search parts": ["-c", "import lookalike.settings, lookalike.encoders, faiss, onnxruntime"],
 }
 

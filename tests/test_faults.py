@@ -37,7 +37,7 @@ with lookalike.open(sys.argv[2], Settings(encoder=ThumbnailEncoder(), query_regi
 
 
 def lookalike_cli(*arguments: object) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "lookalike.cli", *map(str, arguments)]
+    command = [sys.executable, "-m", "lookalike", *map(str, arguments)]
     return subprocess.run(command, capture_output=True, text=True, timeout=120)
 
 

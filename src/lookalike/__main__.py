@@ -2,4 +2,5 @@
 
 from lookalike.cli import main
 
-main()
+if __name__ == "__main__":  # processes that read pictures import this file once more
+    main()

@@ -350,7 +350,7 @@ def without_torch(folder: Path, *command: str) -> subprocess.CompletedProcess[st
     stub.mkdir(exist_ok=True)
     (stub / "torch.py").write_text("raise ImportError('there is no torch here')")
     return subprocess.run(
-        [sys.executable, "-m", "lookalike.cli", *command],
+        [sys.executable, "-m", "lookalike", *command],
         capture_output=True, text=True, cwd=folder, env={**os.environ, "PYTHONPATH": str(stub)},
     )  # fmt: skip
 

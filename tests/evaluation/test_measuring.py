@@ -11,7 +11,7 @@ from trees import make_tree
 
 
 def lookalike(*arguments: object) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "lookalike.cli", *map(str, arguments)]
+    command = [sys.executable, "-m", "lookalike", *map(str, arguments)]
     return subprocess.run(command, capture_output=True, text=True)
 
 
@@ -77,7 +77,7 @@ def test_doctor_looks_at_data_sets_and_catalogues(tree: Path, tmp_path: Path) ->
 
 def test_a_killed_evaluation_ends_as_if_nothing_had_happened(tmp_path: Path) -> None:
     tree = make_tree(tmp_path / "tree", pairs=30)
-    command = [sys.executable, "-m", "lookalike.cli", "eval", str(tree), "--out"]
+    command = [sys.executable, "-m", "lookalike", "eval", str(tree), "--out"]
     killed = subprocess.Popen([*command, str(tmp_path / "killed")], stderr=subprocess.DEVNULL)
     stored = tmp_path / "killed" / "descriptors"
     deadline = time.monotonic() + 60

@@ -45,18 +45,22 @@ class Data:
 def parts(dataset: Dataset, split: str | None, held_out: str | None) -> tuple[Dataset, str, str]:
     """The data set with the names of its training part and of its held-out one.
 
-    Usually `training` and `tuning`. Where the data set has no such splits and none are named, one group in
-    eight is held out of its first split, the same ones everywhere. BadInput for a split that is not there.
+    Usually `training` and `tuning`. Where the data set has no such splits, or is so small that nothing is in
+    the second, one group in eight is held out of its first split, the same ones everywhere. BadInput for a
+    split that is not there.
     """
     for name in (split, held_out):
         if name is not None and name not in dataset.splits:
             raise BadInput(
                 f"{dataset.name} has no split {name!r} here", f"splits: {', '.join(dataset.splits)}"
             )
-    if split is None and {"training", "tuning"} <= set(dataset.splits):
-        split, held_out = "training", held_out or "tuning"
     if split is not None and held_out is not None:
         return dataset, split, held_out
+    if {"training", "tuning"} <= set(dataset.splits) and (split or "training") == "training":
+        held_out = held_out or "tuning"
+        if any(isinstance(entry, Labelled) and entry.identity for entry in dataset.read(held_out)):
+            return dataset, "training", held_out
+        split = held_out = None
     whole = split or ("train" if "train" in dataset.splits else dataset.splits[0])
     if held_out is not None:
         return dataset, whole, held_out

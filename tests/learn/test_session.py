@@ -137,7 +137,7 @@ def test_wrong_input_is_two_lines(drawn: Path, checkpoint: Path, tmp_path: Path)
     for arguments, told in (
         ([drawn, "--recipe", "x2vlm", *common], "--checkpoint"),
         ([drawn, "--checkpoint", checkpoint, *common], "--recipe x2vlm"),
-        ([drawn, "--recipe", "x2vlm", "--checkpoint", drawn / "street2shop.json", *common], "state dict"),
+        ([drawn, "--recipe", "x2vlm", "--checkpoint", drawn / "street2shop.json", *common], "no checkpoint"),
         ([drawn, "--set", "lrr=1", *common], "lr"),
         ([drawn, "--split", "training ", *common], "splits: "),
         ([drawn, "--set", "p=500", *common], "identities"),

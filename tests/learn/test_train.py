@@ -150,7 +150,7 @@ def test_a_learning_rate_that_breaks_it_is_told(data: Data, tmp_path: Path) -> N
     made = model()
     with torch.no_grad():
         made.identity.weight.fill_(torch.nan)
-    with pytest.raises(BadInput, match="arcface, pull is not a number"):
+    with pytest.raises(BadInput, match="arcface, contrast, pull is not a number"):
         list(Trainer(made, *data, RECIPE, tmp_path).run())
 
 

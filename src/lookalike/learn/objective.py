@@ -59,7 +59,7 @@ class Objective(nn.Module):
         given = torch.where(batch.told, own, rows)  # the empty caption is the last
         labels, captioned = _everyone(batch.labels), _everyone(batch.captioned)
         weighed: dict[str, Tensor] = {}
-        if recipe.arcface or recipe.pull:
+        if recipe.arcface or recipe.contrast or recipe.pull:
             identity = model.identity_part(seen, text[given], batch.words[given])
         if recipe.arcface:
             margin = losses.Margin(angle=recipe.margin, scale=recipe.scale)
@@ -67,8 +67,11 @@ class Objective(nn.Module):
         if recipe.contrast or recipe.itc or recipe.itm:
             language = model.language_part(seen)
         if recipe.contrast:
-            pictures = _everyone(language)
-            weighed["contrast"] = losses.supcon(pictures, labels, temperature=recipe.temperature)
+            both = [
+                losses.supcon(_everyone(part), labels, temperature=recipe.temperature)
+                for part in (identity, language)
+            ]
+            weighed["contrast"] = torch.stack(both).sum()
         if recipe.reads_captions and captioned.any():
             said = model.vlm.text_embedding(text[:rows])
             if recipe.itc:

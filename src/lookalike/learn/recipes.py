@@ -37,7 +37,7 @@ class Recipe:
     recompute: bool = False  # what layers of trained towers hold for the backward pass: memory for time
     # Losses and their weights
     arcface: float = 1.0  # on the identity part
-    contrast: float = 1.0  # supervised, between pictures, on the language part
+    contrast: float = 1.0  # supervised, between pictures, on each part of the descriptor
     itc: float = 1.0  # between pictures and captions
     itm: float = 0.0  # whether picture and caption belong together
     box: float = 1.0

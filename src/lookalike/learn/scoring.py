@@ -73,13 +73,18 @@ def overlaps(boxes: Floats, others: Floats) -> Floats:
     return np.asarray(shared / np.maximum(sum(areas) - shared, 1e-12), np.float32)
 
 
-def mean_average_precision(descriptors: Floats, source: Source) -> float:
-    """Protocol b1 on a source's regions, all of them described (N, D): plain mAP of bare queries, 0 to 1.
+def queries(source: Source) -> Keys:
+    """The regions (Q,) of a source that are searched with: on the query side, of a known identity."""
+    return np.flatnonzero((source.sides != SIDES.index(Side.GALLERY)) & (source.identities != NO_IDENTITY))
 
-    NaN where no query has an answer.
+
+def average_precisions(descriptors: Floats, source: Source) -> Floats:
+    """Protocol b1 on a source's regions, all described (N, D): plain AP of its `queries` (Q,), 0 to 1.
+
+    NaN for a query without an answer.
     """
+    asked = queries(source)
     gallery = np.flatnonzero(source.sides != SIDES.index(Side.QUERY))
-    asked = np.flatnonzero((source.sides != SIDES.index(Side.GALLERY)) & (source.identities != NO_IDENTITY))
     scores = descriptors[asked] @ descriptors[gallery].T
     scores[asked[:, None] == gallery] = -np.inf  # on both sides: never its own answer
     right = [
@@ -87,7 +92,13 @@ def mean_average_precision(descriptors: Floats, source: Source) -> float:
         for place in asked
     ]
     aps = [ranks.average_precision() for ranks in ranks_of(scores, right)]
-    return float(np.nanmean(aps)) if len(aps) and not np.isnan(aps).all() else float("nan")
+    return np.array(aps, np.float32)
+
+
+def mean_average_precision(descriptors: Floats, source: Source) -> float:
+    """The mean of `average_precisions`; NaN where no query has an answer."""
+    aps = average_precisions(descriptors, source)
+    return float(np.nanmean(aps)) if np.isfinite(aps).any() else float("nan")
 
 
 @dataclass(frozen=True, slots=True)

@@ -338,7 +338,7 @@ def _freeze_unused(model: Adapted, recipe: Recipe) -> None:
         None if recipe.imagine else model.imagined,
         None if recipe.box else vlm.bbox_head,
         None if recipe.itm else vlm.itm_head,
-        None if recipe.arcface or recipe.pull else model.identity,
+        None if recipe.arcface or recipe.contrast or recipe.pull else model.identity,
         None if recipe.contrast or recipe.itc or recipe.itm else vlm.vision_proj,
         None if recipe.itc or recipe.itm else vlm.text_proj,
         vlm.text_encoder.cls and vlm.text_encoder.cls.predictions.transform,

@@ -23,6 +23,7 @@ ENCODERS = {
     "colour-histogram": "lookalike.encoders:ColourHistogram",
 }
 REGION_FINDERS = {
+    "predicted": "lookalike.regions:Predicted",
     "salient": "lookalike.regions:Salient",
     "whole": "lookalike.regions:Whole",
 }
@@ -34,7 +35,9 @@ RERANKERS = {
     "k-reciprocal": "lookalike.rerank:KReciprocal",
     "diffusion": "lookalike.rerank:Diffusion",
     "geometric": "lookalike.rerank:Geometric",
+    "pair-match": "lookalike.rerank:PairMatch",
 }
+WITH_ENCODER = ("pair-match",)  # re-rankers that ask the catalogue's encoder
 DEFAULT_ENCODER = "efficientnet-lite2"
 DEFAULT_REGIONS = "whole"  # gallery pictures
 DEFAULT_QUERY_REGIONS = "salient"
@@ -85,7 +88,7 @@ def open_catalogue(folder: Path | str, settings: Settings | None = None, create:
             encoder=encoder,
             gallery_regions=regions,
             query_regions=open_regions(settings.query_regions or DEFAULT_QUERY_REGIONS, encoder),
-            reranker=open_reranker(settings.rerank or DEFAULT_RERANKER),
+            reranker=open_reranker(settings.rerank or DEFAULT_RERANKER, encoder),
         )
     except BaseException:
         store.close()
@@ -130,13 +133,16 @@ def open_regions(named: str | RegionFinder, encoder: Encoder) -> RegionFinder:
     return made
 
 
-def open_reranker(named: str | Reranker) -> Reranker | None:
+def open_reranker(named: str | Reranker, encoder: Encoder) -> Reranker | None:
     """By name, "none" for none; "superglobal+geometric" runs one after the other."""
     if not isinstance(named, str):
         return named
     if named == "none":
         return None
-    made: list[Reranker] = [_named("re-ranker", part, RERANKERS, ["none"])() for part in named.split("+")]
+    made: list[Reranker] = [
+        _named("re-ranker", part, RERANKERS, ["none"])(*([encoder] if part in WITH_ENCODER else []))
+        for part in named.split("+")
+    ]
     if len(made) == 1:
         return made[0]
     from lookalike.rerank import Chain

@@ -23,6 +23,12 @@ def clean_caption(caption: str, most: int = 30) -> str:
     return " ".join(re.split(r"\s+", caption.strip())[:most])
 
 
+def sentences(caption: str) -> list[str]:
+    """The sentences and lines of a caption that have a word in them, in their order; what is "" has none."""
+    found = re.split(r"(?<=[.!?;])\s+|\s*[\r\n]\s*", caption.strip())
+    return [sentence for sentence in found if clean_caption(sentence)]
+
+
 class Words:
     """BERT's uncased WordPiece: [CLS] … [SEP], at most `length` tokens with these two.
 

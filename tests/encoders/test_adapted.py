@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -34,6 +35,7 @@ from lookalike.learn.tokens import make_tokens  # noqa: E402
 from lookalike.settings import Settings, open_encoder  # noqa: E402
 from lookalike.testing import drawing  # noqa: E402
 from lookalike.values import Box, Floats, Keys, Picture, Region  # noqa: E402
+from lookalike.words import sentences  # noqa: E402
 
 CAPTIONS = [
     "a red dress with white dots",
@@ -83,6 +85,10 @@ class Recorded:
         return np.concatenate([arrays[name] for asked, arrays in self.asked if asked == branch])
 
 
+def unguarded(saved: Saved) -> Saved:
+    return replace(saved, guard=None)
+
+
 def blank_of(saved: Saved) -> Floats:
     if saved.trunk == "compact":
         return states()
@@ -96,7 +102,8 @@ def in_torch(saved: Saved) -> Recorded:
 
 @pytest.fixture(scope="module")
 def onnx_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    saved, out = x2vlm_model(), tmp_path_factory.mktemp("exported") / "model.onnx"
+    """It believes every caption."""
+    saved, out = unguarded(x2vlm_model()), tmp_path_factory.mktemp("exported") / "model.onnx"
     export(saved, blank_of(saved), out)
     return out
 
@@ -152,7 +159,7 @@ def test_compact_is_given_what_training_gave_it(labelled: Dataset, tmp_path: Pat
 
 def test_descriptors_are_the_models(exported: AdaptedEncoder) -> None:
     """Each region by itself, through the model's own methods, and in the light of its caption."""
-    saved = x2vlm_model()
+    saved = unguarded(x2vlm_model())
     encoder = AdaptedEncoder(in_torch(saved))
     found = regions()
     rows = encoder.pictures(found, CAPTIONS)
@@ -235,7 +242,81 @@ def test_agreement_is_the_cosine_and_match_the_log_odds(exported: AdaptedEncoder
         logits = model.vlm.match_logits(model.fused(seen, text, mask)).numpy()
     np.testing.assert_allclose(exported.agreement(found, CAPTIONS), agreement, atol=1e-4)
     np.testing.assert_allclose(exported.match(found, CAPTIONS), logits[:, 1] - logits[:, 0], atol=2e-4)
-    assert exported.guard == saved.guard == 0.25
+
+
+def test_what_is_asked_of_one_region_takes_one_pass_of_the_tower() -> None:
+    branches = in_torch(x2vlm_model())
+    encoder = AdaptedEncoder(branches)
+    (region, other) = regions()[:2]
+    odds = encoder.match([region] * 20 + [other], [f"{number} buttons" for number in range(20)] + ["red"])
+    assert len(branches.given("tokens", "pixels")) == 2
+    apart = [encoder.match([region], [f"{number} buttons"])[0] for number in range(20)]
+    np.testing.assert_allclose(odds[:20], apart, atol=1e-4)
+    np.testing.assert_allclose(odds[20:], encoder.match([other], ["red"]), atol=1e-4)
+
+
+CLAIMS = [
+    "A red dress. It has white dots! The cloth is 1.5 mm thick.",
+    "",
+    "blue\nTwo pockets; no sleeves.",
+    "!?",
+    "Shoes.",
+    "A hat. A hat. A green hat?",
+    "A red dress. It has white dots!",
+]
+
+
+def test_a_caption_is_believed_sentence_by_sentence() -> None:
+    saved = unguarded(x2vlm_model())
+    trusting = AdaptedEncoder(in_torch(saved))
+    found = regions()
+    assert trusting.guard is None and trusting.believed(found, CLAIMS) == CLAIMS
+    apart = [sentences(caption) for caption in CLAIMS]
+    assert [len(some) for some in apart] == [3, 0, 3, 0, 1, 3, 2]
+    repeated = [region for region, some in zip(found, apart, strict=True) for _ in some]
+    agreement = trusting.agreement(repeated, [claim for some in apart for claim in some])
+    middle = float(np.sort(agreement)[[5, 6]].mean())  # half of the sentences are believed
+    due, rest = [], iter(agreement >= middle)
+    for some in apart:
+        due.append(" ".join(claim for claim in some if next(rest)))
+    kept_in_part = [0 < len(sentences(text)) < len(some) for text, some in zip(due, apart, strict=True)]
+    assert any(kept_in_part) and any(not text and some for text, some in zip(due, apart, strict=True))
+
+    encoder = AdaptedEncoder(in_torch(replace(saved, guard=middle)))
+    assert encoder.guard == middle and encoder.fingerprint != trusting.fingerprint
+    assert encoder.believed(found, CLAIMS) == due
+    np.testing.assert_allclose(encoder.pictures(found, CLAIMS), trusting.pictures(found, due), atol=1e-5)
+    sceptic = AdaptedEncoder(in_torch(replace(saved, guard=1.1)))
+    np.testing.assert_allclose(sceptic.pictures(found, CLAIMS), trusting.pictures(found), atol=1e-6)
+    assert sceptic.believed(found, CLAIMS) == [""] * len(found)
+    assert encoder.believed([], []) == []
+
+
+def test_checking_captions_takes_one_pass_of_the_tower_for_each_region() -> None:
+    branches = in_torch(replace(x2vlm_model(), guard=-1.0))
+    found = regions() * 2
+    AdaptedEncoder(branches).pictures([replace(region) for region in found], CLAIMS * 2)
+    assert len(branches.given("tokens", "pixels")) == len(found)
+
+
+def test_the_guard_is_exported(tmp_path: Path) -> None:
+    saved = replace(x2vlm_model(), guard=0.05)
+    export(saved, blank_of(saved), tmp_path / "model.onnx")
+    encoder = AdaptedEncoder(OnnxBranches(tmp_path / "model.onnx"))
+    assert encoder.guard == 0.05
+    agreement = encoder.agreement(regions(), CAPTIONS)
+    told = np.array([bool(sentences(caption)) for caption in CAPTIONS])
+    assert 0 < (agreement >= 0.05)[told].sum() < told.sum()
+    due = [text if agreed else "" for text, agreed in zip(CAPTIONS, told & (agreement >= 0.05), strict=True)]
+    assert encoder.believed(regions(), CAPTIONS) == due
+
+
+def test_without_a_language_part_nothing_is_guarded() -> None:
+    silent = AdaptedEncoder(in_torch(x2vlm_model(language=0.0)))
+    trusting = AdaptedEncoder(in_torch(unguarded(x2vlm_model(language=0.0))))
+    assert silent.guard is None
+    rows = silent.pictures(regions(), CAPTIONS)
+    np.testing.assert_array_equal(rows, trusting.pictures(regions(), CAPTIONS))
 
 
 def test_boxes_lie_in_the_pictures(exported: AdaptedEncoder) -> None:
@@ -333,7 +414,7 @@ def test_other_frozen_towers_than_it_was_trained_on() -> None:
 def test_compact_with_words(tmp_path: Path) -> None:
     from lookalike.encoders import MiniLM
 
-    saved, blank = compact_model(), MiniLM().states([""])[0]
+    saved, blank = unguarded(compact_model()), MiniLM().states([""])[0]
     export(saved, blank, tmp_path / "compact.onnx")
     expected = AdaptedEncoder(TorchBranches(saved, blank, device=torch.device("cpu")))
     found = open_encoder(str(tmp_path / "compact.onnx"))
@@ -395,7 +476,7 @@ def test_a_changed_file_is_another_encoder(onnx_file: Path, pictures: Path, tmp_
 
 
 def test_folders_and_checkpoints_are_opened_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    saved = x2vlm_model(language=1.0)
+    saved = unguarded(x2vlm_model(language=1.0))
     save(saved, tmp_path / "trained")
     torch.save({"model": saved.model.vlm.state_dict()}, tmp_path / "official@2.th")
     monkeypatch.chdir(tmp_path)

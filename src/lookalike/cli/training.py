@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import closing, contextmanager, nullcontext
 from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -93,11 +93,12 @@ def _train(trainer: Trainer, out: Path, stage: Stage, quiet: bool) -> None:
     if trainer.history and not quiet:
         say(f"going on after epoch {len(trainer.history)}")
     journal = Journal(out, trainer.history) if trainer.first else None
-    for epoch in trainer.run(stage("epochs")):
-        if journal:
-            journal.add(epoch)
-        if not quiet:
-            say(_line(epoch))
+    with closing(journal) if journal else nullcontext():
+        for epoch in trainer.run(stage("epochs")):
+            if journal:
+                journal.add(epoch)
+            if not quiet:
+                say(_line(epoch))
 
 
 def _data(

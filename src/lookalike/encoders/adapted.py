@@ -21,7 +21,7 @@ from lookalike.encoders.minilm import MiniLM
 from lookalike.errors import BadInput, WeightsError
 from lookalike.squares import DEVIATION, MEAN, stretched
 from lookalike.values import Box, Floats, Keys, Maps, Picture, Pixels, Region, unit
-from lookalike.words import Words
+from lookalike.words import Words, sentences
 
 TEXTS = 32  # per forward pass: bounds the memory
 
@@ -78,6 +78,9 @@ class AdaptedEncoder:
     of its regions from the cells that show it, which costs less and finds less. `compact` reads words with
     MiniLM, which is asked for by the first words. `threads` is for its frozen networks.
 
+    `guard` is the agreement that a sentence needs to be believed, None where the model has none: then all
+    are.
+
     WeightsError where these are not the ones that the model was trained with.
     """
 
@@ -91,27 +94,40 @@ class AdaptedEncoder:
                 raise WeightsError(
                     f"{branches.name} was trained with another {name} than lookalike has", "train it again"
                 )
-        self.name, self.dim, self.guard = branches.name, facts.dim, facts.guard
+        self.name, self.dim = branches.name, facts.dim
+        self.guard = facts.guard if facts.texts else None
         recipe = [
             facts.fingerprint, f"{facts.weight:g}", *self._towers.fingerprints.values(), self._towers.recipe,
             "by mask" if by_mask else "own pixels",
+            *([] if self.guard is None else [f"sentences from {self.guard}"]),
         ]  # fmt: skip
         self.fingerprint = hashlib.sha256("; ".join(recipe).encode()).hexdigest()[:16]
 
     def pictures(self, regions: Sequence[Region], captions: Sequence[str] | None = None) -> Floats:
-        """(N,) regions -> (N, D), unit rows; those with a caption that is not empty are seen in its light."""
+        """(N,) regions -> (N, D), unit rows; each in the light of what is `believed` of its caption."""
         rows = np.empty((len(regions), self.dim), np.float32)
         for places, tokens, region in self._seen(regions):
-            told = np.array([bool(captions and captions[place]) for place in places])
-            if not told.all():
-                bare = ~told
+            said = [captions[place] if captions else "" for place in places]
+            bare = np.array([not text or self.guard is not None for text in said])
+            if bare.any():
                 rows[places[bare]] = self._branches.run("image", tokens=tokens[bare], region=region[bare])
-            if captions and told.any():
-                states, words = self._towers.read([captions[place] for place in places[told]])
+            said = self._believed(rows[places], said)
+            told = np.array([bool(text) for text in said])
+            if told.any():
+                states, words = self._towers.read([text for text in said if text])
                 rows[places[told]] = self._branches.run(
                     "fused", tokens=tokens[told], region=region[told], states=states, words=words
                 )
         return rows
+
+    def believed(self, regions: Sequence[Region], captions: Sequence[str]) -> list[str]:
+        """Of each caption (N,) the sentences whose agreement with its region reaches `guard`, "" where none.
+
+        One wrong claim does not cost the others. Without a guard captions are believed as they are.
+        """
+        if self.guard is None:
+            return list(captions)
+        return self._believed(self.pictures(regions), captions)
 
     def texts(self, texts: Sequence[str]) -> Floats | None:
         """(N,) texts -> (N, D): zeros in the identity part; None where the model was not taught words."""
@@ -153,11 +169,7 @@ class AdaptedEncoder:
         BadInput for a model that was not taught words.
         """
         self._ask_for("texts")
-        identity = self._branches.facts.identity
-        said = self.texts(captions)
-        assert said is not None
-        seen = unit(self.pictures(regions)[:, identity:])
-        return np.asarray((seen * said[:, identity:]).sum(axis=1))
+        return self._agreement(self.pictures(regions), captions)
 
     def match(self, regions: Sequence[Region], captions: Sequence[str]) -> Floats:
         """Whether each caption (N,) and its region (N,) belong together: log odds (N,), above 0 for yes.
@@ -172,16 +184,39 @@ class AdaptedEncoder:
             odds[places] = logits[:, 1] - logits[:, 0]
         return odds
 
+    def _believed(self, bare: Floats, captions: Sequence[str]) -> list[str]:
+        """`believed` of regions by their descriptors without a caption (N, D), which only a guard reads."""
+        if self.guard is None:
+            return list(captions)
+        claims = [(place, claim) for place, text in enumerate(captions) for claim in sentences(text)]
+        places = [place for place, _ in claims]
+        agreement = self._agreement(bare[places], [claim for _, claim in claims])
+        kept: list[list[str]] = [[] for _ in captions]
+        for (place, claim), agreed in zip(claims, agreement >= self.guard, strict=True):
+            if agreed:
+                kept[place].append(claim)
+        return [" ".join(some) for some in kept]
+
+    def _agreement(self, bare: Floats, captions: Sequence[str]) -> Floats:
+        """Of descriptors without a caption (N, D): their language part comes from the picture alone."""
+        identity = self._branches.facts.identity
+        said = self.texts(captions)
+        assert said is not None
+        return np.asarray((unit(bare[:, identity:]) * said[:, identity:]).sum(axis=1))
+
     def _ask_for(self, what: Literal["texts", "boxes", "matches"]) -> None:
         if not getattr(self._branches.facts, what):
             lacking = {"texts": "words", "boxes": "boxes", "matches": "which caption belongs to a picture"}
             raise BadInput(f"{self.name} was not taught {lacking[what]}", "train a model with that loss")
 
     def _seen(self, regions: Sequence[Region]) -> Iterator[tuple[Keys, Floats, Floats]]:
-        """The regions part by part: their places (P,), tokens (P, 1 + N, Dv) and cells' weights (P, N)."""
+        """The regions part by part: their places (P,), tokens (P, 1 + N, Dv) and cells' weights (P, N).
+
+        A region that is given several times, to be asked several things, goes through the tower once.
+        """
         together: dict[int, list[int]] = {}  # the regions of one view
         for place, region in enumerate(regions):
-            together.setdefault(id(region.picture) if self._by_mask else place, []).append(place)
+            together.setdefault(id(region.picture if self._by_mask else region), []).append(place)
         views, chunk = list(together.values()), self._towers.chunk
         for start in range(0, len(views), chunk):
             part = views[start : start + chunk]

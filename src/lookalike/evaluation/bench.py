@@ -107,7 +107,7 @@ class Bench:
     def reranker(self, name: str) -> Any:
         """With its defaults; the same one each time, since it may remember what it computed."""
         if name not in self._rerankers:
-            self._rerankers[name] = open_reranker(class_of(name))
+            self._rerankers[name] = open_reranker(class_of(name), self.encoder)
         return self._rerankers[name]
 
     def _refuse(self, left_out: Sequence[str]) -> None:

@@ -58,9 +58,9 @@ def evaluate(
     split = plan.split or usual_split(dataset)
     if plan.tune and plan.tune not in dataset.splits:
         raise BadInput(f"there is no split {plan.tune!r} to tune on", f"splits: {', '.join(dataset.splits)}")
-    for name in plan.rerank:
-        open_reranker(class_of(name))  # a mistyped name fails here
     encoder = open_encoder(plan.encoder or DEFAULT_ENCODER)
+    for name in plan.rerank:
+        open_reranker(class_of(name), encoder)  # a mistyped name fails here
     out.mkdir(parents=True, exist_ok=True)
     folder = plan.descriptors or out / "descriptors"
     bench = Bench(dataset, encoder, plan.regions, folder, stage or _silent, plan.allow_missing)

@@ -272,10 +272,10 @@ class Posed:
         timings = []
         for number in self.sampled(TIMED)[: TIMED + 1]:
             query = self.task.queries[number]
-            words = self.task.texts[number] if self.task.texts else None
+            # A space and a pixel: a re-ranker that remembers what it compared shall not be timed remembering.
+            words = f"{self.task.texts[number]} " if self.task.texts else None
             box = query.box if self._bench.regions == GIVEN else None
             if box is not None and box.x1 - box.x0 > 2:
-                # A pixel less: a re-ranker that remembers pairs of regions shall not be timed remembering.
                 box = Box(box.x0 + 1, box.y0, box.x1, box.y1)
             picture = None if self.task.asking is Asking.WORDS else query.source
             timings.append(catalogue.search(picture, box if picture else None, words).timings_ms)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 
 class Journal:
@@ -25,18 +26,23 @@ class Journal:
         if self._events is not None:
             for name, value in epoch.items():
                 if name != "epoch":
-                    tag = (
-                        name.replace("norm ", "gradient norm/")
-                        if name.startswith("norm ")
-                        else f"loss/{name}"
-                    )
-                    self._events.add_scalar("mAP" if name == "mAP" else tag, value, int(epoch["epoch"]))
-            self._events.flush()
+                    self._events.add_scalar(_tag(name), value, int(epoch["epoch"]))
+
+    def close(self) -> None:
+        if self._events is not None:
+            self._events.close()
 
 
-def _writer(folder: Path, done: int):  # type: ignore[no-untyped-def]
+def _tag(name: str) -> str:
+    """A name's place in TensorBoard."""
+    if name == "mAP":
+        return name
+    return name.replace("norm ", "gradient_norm/") if name.startswith("norm ") else f"loss/{name}"
+
+
+def _writer(folder: Path, done: int) -> Any:
     try:
         from tensorboardX import SummaryWriter
     except ImportError:
         return None
-    return SummaryWriter(str(folder / "events"), purge_step=done + 1)
+    return SummaryWriter(str(folder / "events"), purge_step=done + 1, flush_secs=5)

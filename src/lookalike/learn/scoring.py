@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import zip_longest
 
 import numpy as np
 import torch
+import torch.distributed as dist
 from torch import Tensor
 
 from lookalike.datasets import Side
@@ -16,6 +18,7 @@ from lookalike.learn.sampling import NO_IDENTITY
 from lookalike.learn.sources import Source, Texts
 from lookalike.learn.tokens import SIDES
 from lookalike.values import Floats, Keys
+from lookalike.words import sentences
 
 AT_ONCE = 256
 
@@ -37,21 +40,32 @@ class Described:
 
 @torch.no_grad()
 def described(
-    model: Adapted, source: Source, texts: Texts, captions: Sequence[str] | None = None
+    model: Adapted,
+    source: Source,
+    texts: Texts,
+    captions: Sequence[str] | None = None,
+    together: bool = False,
 ) -> Described:
-    """All regions as encoders see them; without captions as a bare query is, or with these (N,)."""
-    parts: list[tuple[Tensor, ...]] = []
-    for image, region, text, words in _batches(model, source, texts, captions):
+    """All regions as encoders see them; without captions as a bare query is, or with these (N,).
+
+    `together` has the processes of a group, all of which must call it, share the work; each gets the whole.
+    """
+    rank, world = (dist.get_rank(), dist.get_world_size()) if together and dist.is_initialized() else (0, 1)
+    mine: list[tuple[Floats, ...]] = []
+    for image, region, text, words in _batches(model, source, texts, captions, rank, world):
         seen = model.region(image, region)
-        parts.append(
-            (
-                model.identity_part(seen, text, words),
-                model.language_part(seen),
-                model.vlm.text_embedding(text),
-                model.imagined_caption(seen),
-            )
+        parts = (
+            model.identity_part(seen, text, words),
+            model.language_part(seen),
+            model.vlm.text_embedding(text),
+            model.imagined_caption(seen),
         )
-    return Described(*(torch.cat(column).float().cpu().numpy() for column in zip(*parts, strict=True)))
+        mine.append(tuple(part.float().cpu().numpy() for part in parts))
+    every = [mine] * world
+    if world > 1:
+        dist.all_gather_object(every, mine)
+    in_order = [parts for turn in zip_longest(*every) for parts in turn if parts is not None]
+    return Described(*(np.concatenate(column) for column in zip(*in_order, strict=True)))
 
 
 @torch.no_grad()
@@ -103,22 +117,38 @@ def mean_average_precision(descriptors: Floats, source: Source) -> float:
 
 @dataclass(frozen=True, slots=True)
 class Guard:
-    """A caption is believed where its agreement with the picture, -1 to 1, is at least `threshold`."""
+    """A sentence is believed where its agreement with the picture, -1 to 1, is at least `threshold`."""
 
     threshold: float
-    believed: float  # share of right captions
-    refused: float  # share of another identity's captions
+    believed: float  # share of right sentences
+    refused: float  # share of another identity's sentences
 
 
-def calibrated(picture: Floats, caption: Floats, identities: Keys, kept: float = 0.95) -> Guard:
-    """The guard that believes a share `kept` of right captions; embeddings (N, E), unit rows.
+def sentence_agreements(model: Adapted, source: Source, texts: Texts) -> tuple[Floats, Floats]:
+    """How far regions agree with the sentences of their captions (N,), and with another identity's (M,).
 
-    Wrong captions are those of another identity, one for each region: `refused` is the share that it turns
-    away.
+    What is said of both is not held against the other's. Regions without captions take no part.
     """
-    right = (picture * caption).sum(axis=1)
-    other = np.roll(np.arange(len(identities)), len(identities) // 2)
-    wrong = (picture * caption[other]).sum(axis=1)[identities != identities[other]]
+    own = [list(dict.fromkeys(s for text in r.captions for s in sentences(text))) for r in source.regions]
+    told = np.array([place for place, some in enumerate(own) for _ in some], np.int64)
+    said = [sentence for some in own for sentence in some]
+    every = {sentence: row for row, sentence in enumerate(dict.fromkeys(said))}
+    rows = np.array([every[sentence] for sentence in said], np.int64)
+    embedded, seen = _embedded(model, texts, list(every)), described(model, source, texts).language[told]
+    other = np.roll(np.arange(len(told)), len(told) // 2)
+    unknown = [said[o] not in own[place] for place, o in zip(told.tolist(), other.tolist(), strict=True)]
+    wrong = (source.identities[told] != source.identities[told[other]]) & np.array(unknown, bool)
+    right, others = (
+        np.asarray((seen * embedded[which]).sum(axis=1), np.float32) for which in (rows, rows[other])
+    )
+    return right, others[wrong]
+
+
+def calibrated(right: Floats, wrong: Floats, kept: float = 0.95) -> Guard:
+    """The guard that believes a share `kept` of right sentences, by their agreement (N,).
+
+    `refused` is the share of wrong ones (M,) that it turns away. N = 0 gives one that believes all.
+    """
     threshold = float(np.quantile(right, 1 - kept)) if len(right) else -1.0
     return Guard(
         threshold,
@@ -127,13 +157,33 @@ def calibrated(picture: Floats, caption: Floats, identities: Keys, kept: float =
     )
 
 
+@torch.no_grad()
+def _embedded(model: Adapted, texts: Texts, said: Sequence[str]) -> Floats:
+    """Texts (N,) -> their embeddings (N, E), unit rows."""
+    model.eval()
+    parts = [np.empty((0, model.vlm.config.embedding), np.float32)]
+    for start in range(0, len(said), AT_ONCE):
+        text, words = (
+            each.to(model.identity.weight.device) for each in texts.of(said[start : start + AT_ONCE])
+        )
+        if not text.is_floating_point():
+            text = model.vlm.text(text, words)
+        parts.append(model.vlm.text_embedding(text).float().cpu().numpy())
+    return np.concatenate(parts)
+
+
 def _batches(
-    model: Adapted, source: Source, texts: Texts, captions: Sequence[str] | None
+    model: Adapted,
+    source: Source,
+    texts: Texts,
+    captions: Sequence[str] | None,
+    rank: int = 0,
+    world: int = 1,
 ) -> Iterator[tuple[Tensor, Tensor, Tensor, Tensor]]:
-    """Image tokens, region weights, states and words, on the model's device."""
+    """Image tokens, region weights, states, words, on the model's device; of W processes each its turns."""
     model.eval()
     device = model.identity.weight.device
-    for start in range(0, len(source.regions), AT_ONCE):
+    for start in range(rank * AT_ONCE, len(source.regions), world * AT_ONCE):
         regions = np.arange(start, min(start + AT_ONCE, len(source.regions)))
         looked = source.look(regions)
         told = [""] * len(regions) if captions is None else [captions[place] for place in regions.tolist()]

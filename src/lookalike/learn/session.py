@@ -18,13 +18,21 @@ from lookalike.learn.models.compact import compact
 from lookalike.learn.models.x2vlm import X2VLMConfig, load_checkpoint
 from lookalike.learn.recipes import Recipe
 from lookalike.learn.saved import Saved, load, save
-from lookalike.learn.scoring import calibrated, described, mean_average_precision, overlaps, predicted_boxes
+from lookalike.learn.scoring import (
+    calibrated,
+    described,
+    mean_average_precision,
+    overlaps,
+    predicted_boxes,
+    sentence_agreements,
+)
 from lookalike.learn.sources import Cells, Frozen, Ids, Pictures, Source, Texts, TextTower
 from lookalike.learn.tokens import make_tokens
 from lookalike.learn.train import Trainer
 from lookalike.learn.views import USUAL
 from lookalike.roles import Encoder
 from lookalike.values import Progress
+from lookalike.words import sentences
 
 _HELD_OUT: dict[str, Literal["given", "whole"]] = {"held-out": "given", "held-out-whole": "whole"}
 _HEADS = ("vision_proj", "text_proj", "itm_head", "bbox_head")
@@ -102,6 +110,7 @@ def cell_data(
         for name, where in _HELD_OUT.items()
     )
     said = [text for source in (training, held) for r in source.regions for text in r.captions]
+    said += [claim for r in held.regions for text in r.captions for claim in sentences(text)]  # for the guard
     texts = Frozen(tower(), said, stage("captions"))
     return Data(training, held, whole, texts, {encoder.name: encoder.fingerprint})
 
@@ -149,7 +158,7 @@ def begin(
     """A training whose best model so far is kept in `out`; what was begun there goes on."""
 
     def score(model: Adapted) -> float:
-        found = described(model, data.held_out, data.texts)
+        found = described(model, data.held_out, data.texts, together=True)
         return mean_average_precision(found.descriptors(model.language), data.held_out)
 
     def keep(model: Adapted, scores: Mapping[str, float]) -> None:
@@ -172,8 +181,7 @@ def finish(out: Path, data: Data, device: torch.device | None = None) -> Saved:
     told = np.array([bool(caption) for caption in captions])
     found: dict[str, Any] = {}
     if told.any() and saved.about["recipe"]["itc"]:
-        rows = described(saved.model, held, data.texts, captions)
-        guard = calibrated(rows.language[told], rows.text[told], held.identities[told])
+        guard = calibrated(*sentence_agreements(saved.model, held, data.texts))
         saved = replace(saved, guard=guard.threshold)
         found["guard"] = asdict(guard)
     if saved.about["recipe"]["box"]:

@@ -42,8 +42,8 @@ class Trainer:
 
     `out` keeps the state; where it holds one of this recipe and these data, training goes on. `score` says
     how good a model is, higher is better: after each epoch the best so far is handed to `keep`. Within a
-    process group of `torch.distributed` each process trains on its share of each batch; then only the first
-    saves, scores and keeps. BadInput where the recipe asks for captions and there are none.
+    process group of `torch.distributed` each process trains on its share of each batch and scores; only the
+    first saves and keeps. BadInput where the recipe asks for captions and there are none.
     """
 
     def __init__(
@@ -142,17 +142,13 @@ class Trainer:
             name: value if name.startswith("norm ") else value / self.steps
             for name, value in self._sums.items()
         }
-        if self._score and self.first:
+        if self._score:
             with self._cast():
                 told["mAP"] = self._score(self.model)
         # Without a score, or one that is no number, the last one is kept.
         best = "mAP" not in told or not any(told["mAP"] <= each["mAP"] for each in self.history)
         if self._keep and self.first and best:
             self._keep(self.model, told | {"epoch": self.epoch + 1})
-        if _distributed():
-            shared = [told]
-            dist.broadcast_object_list(shared, src=0, device=self._device)
-            told = shared[0]
         self.history.append({"epoch": self.epoch + 1, **told})
         self.epoch, self._step, self._sums = self.epoch + 1, 0, {}
         self._save()

@@ -5,6 +5,7 @@ from lookalike.rerank.diffusion import Diffusion
 from lookalike.rerank.expansion import DatabaseAugmentation, QueryExpansion
 from lookalike.rerank.geometric import Geometric
 from lookalike.rerank.kreciprocal import KReciprocal
+from lookalike.rerank.pair_match import PairMatch
 from lookalike.rerank.superglobal import SuperGlobal
 
 __all__ = [
@@ -13,6 +14,7 @@ __all__ = [
     "Diffusion",
     "Geometric",
     "KReciprocal",
+    "PairMatch",
     "QueryExpansion",
     "SuperGlobal",
 ]

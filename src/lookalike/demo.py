@@ -59,14 +59,16 @@ class System:
     rerank: str = "none"
 
 
-SYSTEMS = (
-    System("efficientnet-lite2", "given"),
-    System("efficientnet-lite2", "given", "superglobal"),
-    System("efficientnet-lite2", "salient"),
-    System("efficientnet-lite2", "whole"),
-    System("colour-histogram", "given"),
-    System("colour-histogram", "whole"),
-)
+def systems(encoder: str) -> tuple[System, ...]:
+    """What is compared: an encoder in several ways, and colours alone."""
+    return (
+        System(encoder, "given"),
+        System(encoder, "given", "superglobal"),
+        System(encoder, "salient"),
+        System(encoder, "whole"),
+        System("colour-histogram", "given"),
+        System("colour-histogram", "whole"),
+    )
 
 
 def run_demo(
@@ -75,6 +77,7 @@ def run_demo(
     on_progress: Progress | None = None,
     views: int = VIEWS,
     others: int = OTHERS,
+    encoder: str = DEFAULT_ENCODER,
 ) -> None:
     """Build everything under `folder`, write figures.json and sheet.jpg; `say` hears what people should.
 
@@ -95,18 +98,18 @@ def run_demo(
     galleries = {"products": [products], f"products + {others} crops": [products, crops]}
     results: list[dict[str, Any]] = []
     indexing: dict[str, Any] = {}
-    for encoder in dict.fromkeys(system.encoder for system in SYSTEMS):
+    compared = systems(encoder)
+    for each in dict.fromkeys(system.encoder for system in compared):
         for gallery, sources in galleries.items():
-            name = f"{encoder}, {gallery}"
-            place = (
-                folder / "shop" if name == f"{DEFAULT_ENCODER}, products" else folder / "catalogues" / name
-            )
-            with open_catalogue(place, Settings(encoder=encoder)) as catalogue:
+            name = f"{each}, {gallery}"
+            is_shop = name == f"{encoder}, products"
+            place = folder / "shop" if is_shop else folder / "catalogues" / name.replace("/", "-")
+            with open_catalogue(place, Settings(encoder=each)) as catalogue:
                 indexing[name] = _indexing_figures(catalogue, catalogue.add(sources, False, on_progress))
             results += [
                 _measured(place, system, queries) | {"gallery": gallery}
-                for system in SYSTEMS
-                if system.encoder == encoder
+                for system in compared
+                if system.encoder == each
             ]
     figures = {
         "note": NOTE,

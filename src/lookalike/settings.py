@@ -21,6 +21,7 @@ ENCODERS = {
     "efficientnet-lite2-gem": "lookalike.encoders.efficientnet:gem_pooled",
     "efficientnet-lite2-superglobal": "lookalike.encoders.efficientnet:superglobal_pooled",
     "colour-histogram": "lookalike.encoders:ColourHistogram",
+    "compact": "lookalike.encoders.exported:compact",
 }
 REGION_FINDERS = {
     "predicted": "lookalike.regions:Predicted",

@@ -387,6 +387,22 @@ _RECORDS = {
             dim=352,
         ),
         Record(
+            "compact",
+            "encoder",
+            "trained here on drawn garments, on the default's map: pictures, words with minilm, boxes",
+            licence="Apache-2.0",
+            source=Shipped("encoders"),
+            files=(
+                WeightFile(
+                    "compact.onnx",
+                    6_233_134,
+                    "8900fd4785cfff63810a3efcc71075f8cb12da73174f8c974cf32bd05bfdf589",
+                ),
+            ),
+            preprocessing={"pictures": "cells of efficientnet-lite2", "words": "states of minilm"},
+            dim=608,
+        ),
+        Record(
             "bert-uncased",
             "text",
             "BERT's uncased WordPiece vocabulary: what captions are cut into; no weights",

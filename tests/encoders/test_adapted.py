@@ -558,3 +558,23 @@ def test_cut_anywhere_it_is_refused(onnx_file: Path, tmp_path: Path) -> None:
         out.write_bytes(whole[:end])
         with pytest.raises(LookalikeError):
             OnnxBranches(out)
+
+
+@needs_minilm
+def test_the_shipped_model_reads_what_it_sees() -> None:
+    encoder = open_encoder("compact")
+    assert encoder.name == "compact" and encoder.dim == 608
+    colours = {"red": (200, 30, 40), "blue": (40, 60, 200), "green": (40, 160, 60), "white": (240, 240, 240)}
+    seen = []
+    for colour in colours.values():
+        page = np.full((240, 200, 3), 128, np.uint8)
+        page[60:200, 50:150] = colour  # a body
+        page[60:110, 20:180] = colour  # and sleeves
+        seen.append(Region(Picture.of(page)))
+    rows = encoder.pictures(seen)
+    np.testing.assert_allclose(np.linalg.norm(rows, axis=1), 1, atol=1e-5)
+    asked = encoder.texts([f"{name} shirt" for name in colours])
+    scores = asked @ rows.T
+    assert (scores.argmax(axis=1) == np.arange(4)).sum() >= 3
+    for box in encoder.boxes([region.picture for region in seen]):
+        assert box.iou(Box(20, 60, 180, 200)) > 0.3

@@ -225,12 +225,14 @@ def demo(
     to: Annotated[Path, typer.Option("--out", metavar="FOLDER", help="Where the demo is built.")] = Path(
         "demo"
     ),
+    encoder: EncoderOption = None,
 ) -> None:
     """Build a catalogue from real product photographs, search it with street-like pictures, and measure."""
     from lookalike.demo import run_demo
+    from lookalike.settings import DEFAULT_ENCODER
 
     with bar("demo") as on_progress:
-        run_demo(to, say, on_progress)
+        run_demo(to, say, on_progress, encoder=encoder or DEFAULT_ENCODER)
 
 
 def _print_report(report: Report, to: Path) -> None:

@@ -12,7 +12,10 @@ import typer
 OnProgress = Callable[[int, int | None], None]  # done, and in all where that is known
 
 EncoderOption = Annotated[
-    str | None, typer.Option("--encoder", metavar="NAME", help="Which encoder; see `models list`.")
+    str | None,
+    typer.Option(
+        "--encoder", metavar="NAME", help="By name (`models list`), FILE.onnx, or a model's folder."
+    ),
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
 

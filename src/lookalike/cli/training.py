@@ -187,7 +187,7 @@ def _tell(saved: Saved, trainer: Trainer, out: Path, as_json: bool) -> None:
         say(f"boxes in whole pictures, {kind}: IoU {boxes['iou']:.3f}, at least .5 in {boxes['acc@.5']:.1%}")
     if guard := found.get("guard"):
         say(
-            f"guard: from {guard['threshold']:.3f} believes {guard['believed']:.1%} of right captions "
+            f"guard: from {guard['threshold']:.3f} believes {guard['believed']:.1%} of right sentences "
             f"and refuses {guard['refused']:.1%} of others'"
         )
     say(f"{out}: lookalike eval DATASET --encoder {out} --out RUN, or lookalike models export {out}")

@@ -16,11 +16,12 @@ from typing import Any, BinaryIO, Self
 
 import numpy as np
 
-from lookalike.encoders.adapted import Facts
+from lookalike.encoders.adapted import AdaptedEncoder, Facts
 from lookalike.encoders.efficientnet import cores
 from lookalike.errors import BadInput, WeightsError
 from lookalike.values import Floats, Keys
 
+SHIPPED = Path(__file__).with_name("compact.onnx")
 FORMAT = "lookalike adapted 1"
 GRAPH, METADATA = 7, 14  # the numbers of these fields in ONNX's ModelProto
 _AGAIN = "write it again: lookalike models export MODEL --out FILE.onnx"
@@ -33,11 +34,12 @@ class OnnxBranches:
     WeightsError where the file is absent, damaged or something else. The first pass loads the network.
     """
 
-    def __init__(self, path: Path, threads: int | None = None) -> None:
+    def __init__(self, path: Path, threads: int | None = None, name: str = "") -> None:
+        """`name` is what the file is found by again, its path where that is empty."""
         self._path = path.expanduser().resolve()
         self._threads = threads or cores()
         contents = Contents.read(self._path)
-        self.name = str(self._path)
+        self.name = name or str(self._path)
         self.facts = _facts(contents, self._path)
         self.branches: tuple[str, ...] = tuple(json.loads(contents.metadata["branches"]))
         self._opening = threading.Lock()
@@ -66,6 +68,11 @@ class OnnxBranches:
             if self._opened is None:
                 self._opened = _open(self._path, self._threads)
             return self._opened
+
+
+def compact() -> AdaptedEncoder:
+    """The small trained model that ships inside the package; docs/model.md says on what it was trained."""
+    return AdaptedEncoder(OnnxBranches(SHIPPED, name="compact"))
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,6 +11,7 @@ from lookalike.values import Floats, Hit, Keys, Region, Row, Shortlist, unit
 
 SHORTLIST = 400  # regions re-ranked; SuperGlobal's M
 WORDS_WEIGHT = 0.2  # what the best full-text match adds to a picture's score
+MEANING_WEIGHT = 2.0  # of words beside a picture of weight 1; fitted with `compact` on drawn garments
 CROWD = 50  # items that the first one has to stand out from
 
 
@@ -70,7 +71,7 @@ def combined(seen: Sequence[Floats], meaning: Floats | None) -> Floats:
 
     (0,) where there is neither.
     """
-    parts = [] if meaning is None else [meaning]
+    parts = [] if meaning is None else [MEANING_WEIGHT * meaning]
     if seen:
         parts.append(unit(np.mean(seen, axis=0)))
     return unit(np.sum(parts, axis=0)) if parts else np.zeros(0, np.float32)

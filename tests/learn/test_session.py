@@ -49,7 +49,7 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_compact_is_trained_exported_and_measured(drawn: Path, tmp_path: Path) -> None:
     model, onnx = tmp_path / "model", tmp_path / "model.onnx"
-    command = ["train", drawn, "--out", model, "--views", 2, *SMALL, "--json"]
+    command = ["train", drawn, "--out", model, "--views", 2, *SMALL, "--set", "imagine=1", "--json"]
     first = run(*command)
     assert first.returncode == 0, first.stderr
     told = json.loads(first.stdout)
@@ -57,6 +57,7 @@ def test_compact_is_trained_exported_and_measured(drawn: Path, tmp_path: Path) -
     assert {"arcface", "contrast", "itc", "box", "norm itc", "mAP"} <= told["epochs"][0].keys()
     assert set(told["held out"]["boxes"]) == {"bare", "captioned"}
     assert -1 <= told["held out"]["guard"]["threshold"] <= 1
+    assert -1 <= told["held out"]["imagined"]["cosine"] <= 1
     lines = (model / "epochs.jsonl").read_text().splitlines()
     assert [json.loads(line)["epoch"] for line in lines] == [1, 2]
     assert list((model / "events").iterdir())

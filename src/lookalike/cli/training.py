@@ -185,6 +185,8 @@ def _tell(saved: Saved, trainer: Trainer, out: Path, as_json: bool) -> None:
     say(f"kept: epoch {scores['epoch']:.0f}, mAP {scores['mAP']:.4f} on held-out identities")
     for kind, boxes in found.get("boxes", {}).items():
         say(f"boxes in whole pictures, {kind}: IoU {boxes['iou']:.3f}, at least .5 in {boxes['acc@.5']:.1%}")
+    if imagined := found.get("imagined"):
+        say(f"imagined captions: cosine {imagined['cosine']:.3f} to the true ones' embeddings")
     if guard := found.get("guard"):
         say(
             f"guard: from {guard['threshold']:.3f} believes {guard['believed']:.1%} of right sentences "

@@ -173,7 +173,8 @@ def begin(
 def finish(out: Path, data: Data, device: torch.device | None = None) -> Saved:
     """The kept model with what was found out about it on held-out identities, saved again.
 
-    That is the guard, where there are captions, and how well boxes are predicted with captions and without.
+    That is the guard, where there are captions; how well boxes are predicted with captions and without; and
+    how near the imagined caption's embedding comes to the true one's.
     """
     saved, held = load(out), data.held_out
     saved.model.to(device)
@@ -188,6 +189,10 @@ def finish(out: Path, data: Data, device: torch.device | None = None) -> Saved:
         found["boxes"] = {"bare": box_scores(saved.model, data.whole, data.texts)}
         if told.any():
             found["boxes"]["captioned"] = box_scores(saved.model, data.whole, data.texts, captions)
+    if told.any() and saved.about["recipe"]["imagine"]:
+        rows = described(saved.model, held, data.texts, captions)
+        alike = (rows.imagined * rows.text).sum(axis=1)[told]
+        found["imagined"] = {"cosine": float(alike.mean()), "n": int(told.sum())}
     saved = replace(saved, about={**saved.about, "held out": found})
     save(saved, out)
     return saved

@@ -20,6 +20,7 @@ from PIL import Image
 import lookalike
 from lookalike.encoders import HubEncoder, hub
 from lookalike.errors import BadInput, LookalikeError, MissingExtra, WeightsError
+from lookalike.ranking import MEANING_WEIGHT
 from lookalike.roles import Encoder
 from lookalike.settings import Settings, open_encoder
 from lookalike.testing import drawing
@@ -626,7 +627,7 @@ def test_a_catalogue_is_searched_by_picture_words_and_both(
         for asked, query in [
             ({"picture": files[3]}, seen),
             ({"text": "green shoe"}, meant),
-            ({"picture": files[3], "text": "green shoe"}, unit(seen + meant)),
+            ({"picture": files[3], "text": "green shoe"}, unit(seen + MEANING_WEIGHT * meant)),
         ]:
             hits = catalogue.search(**asked)
             assert [hit.item for hit in hits] == [item for item, _ in expected(query)]

@@ -197,7 +197,7 @@ def test_inputs_that_do_not_fit_are_refused() -> None:
         {"resolution": 0},
         {"vision_heads": 5},
         {"text_heads": 0},
-        {"text_layers": 0},
+        {"text_layers": -1},
         {"fusion_layers": -1},
         {"heads": ("box",)},
         {"dropout": 1.0},

@@ -40,7 +40,8 @@ class PairMatch:
 
     A member that cannot be asked about (no caption; a picture that is gone, broken or changed) keeps its
     place. The others change places among themselves: by log odds with `weight` 1, as published; below that
-    by a mixture with their scores, both brought to mean 0 and deviation 1. No answer is ever weighed against
+    by a mixture with their scores, both brought to mean 0 and deviation 1. Half of each, the default, gained
+    where log odds alone lost: docs/model.md. No answer is ever weighed against
     a score of someone who has none. Scores stay with the places, so they still compare with those behind.
 
     Copies made by `dataclasses.replace` share their `memory` of answers. BadInput with an encoder that has no
@@ -51,7 +52,7 @@ class PairMatch:
 
     matcher: Matcher
     first: int = 32
-    weight: float = 1.0
+    weight: float = 0.5
     memory: Memory = field(default_factory=Memory, repr=False, compare=False)
 
     def __post_init__(self) -> None:

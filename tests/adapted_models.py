@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
-import pytest
 import torch
 from torch import nn
 
@@ -18,15 +17,6 @@ from lookalike.learn.saved import Saved
 from lookalike.values import Floats
 
 CONFIG = replace(X2VLMConfig.tiny(), vocabulary=30522)  # BERT's, so that captions can be read
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    """For tests that import it: the models are so small that threads would mostly wait for one another."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def loud(module: nn.Module) -> None:

@@ -20,8 +20,8 @@ pytest.importorskip("onnx")
 from PIL import Image  # noqa: E402
 
 import lookalike  # noqa: E402
-from adapted_models import CONFIG, compact_model, one_thread, states, x2vlm_model  # noqa: E402, F401
-from lookalike import images, settings, weights  # noqa: E402
+from adapted_models import CONFIG, compact_model, states, x2vlm_model  # noqa: E402
+from lookalike import images, settings  # noqa: E402
 from lookalike.datasets import Dataset, Labelled, Side  # noqa: E402
 from lookalike.encoders import AdaptedEncoder, EfficientNet, OnnxBranches  # noqa: E402
 from lookalike.errors import BadInput, LookalikeError, MissingExtra, WeightsError, WrongEncoder  # noqa: E402
@@ -36,6 +36,7 @@ from lookalike.settings import Settings, open_encoder  # noqa: E402
 from lookalike.testing import drawing  # noqa: E402
 from lookalike.values import Box, Floats, Keys, Picture, Region  # noqa: E402
 from lookalike.words import sentences  # noqa: E402
+from pulled import needs_minilm  # noqa: E402
 
 CAPTIONS = [
     "a red dress with white dots",
@@ -47,16 +48,6 @@ CAPTIONS = [
     "",
 ]
 IDENTITY = CONFIG.vision_width
-
-
-def minilm_is_here() -> bool:
-    try:
-        return bool(weights.locate("minilm", weights.default_folder()))
-    except WeightsError:
-        return False
-
-
-needs_minilm = pytest.mark.skipif(not minilm_is_here(), reason="lookalike models pull minilm")
 
 
 def regions() -> list[Region]:

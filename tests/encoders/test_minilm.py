@@ -17,6 +17,7 @@ import pytest
 from lookalike import weights
 from lookalike.encoders import MiniLM, minilm
 from lookalike.errors import WeightsError
+from pulled import needs_minilm
 
 ROOT = Path(__file__).parents[2]
 CAPTIONS = [
@@ -30,14 +31,6 @@ CAPTIONS = [
 ]
 
 
-def minilm_is_here() -> bool:
-    try:
-        return bool(weights.locate("minilm", weights.default_folder()))
-    except WeightsError:
-        return False
-
-
-needs_minilm = pytest.mark.skipif(not minilm_is_here(), reason="lookalike models pull minilm")
 needs_torch = pytest.mark.skipif(find_spec("torch") is None, reason="the extra train")
 
 

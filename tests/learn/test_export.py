@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
-from adapted_models import CONFIG, compact_model, one_thread, states, x2vlm_model  # noqa: F401
+from adapted_models import CONFIG, compact_model, states, x2vlm_model
 from lookalike.cli import app
 from lookalike.encoders import OnnxBranches
 from lookalike.errors import BadInput, LookalikeError

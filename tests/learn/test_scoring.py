@@ -60,19 +60,19 @@ def test_a_region_on_both_sides_is_not_its_own_answer(tmp_path: Path) -> None:
 def test_small_batches_change_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     source, texts = cells(tmp_path)
     made = model().eval()
-    whole, boxes = described(made, source, texts), predicted_boxes(made, source, texts)
+    whole, (boxes, _) = described(made, source, texts), predicted_boxes(made, source, texts)
     monkeypatch.setattr(scoring, "AT_ONCE", 5)
     few = described(made, source, texts)
     for name in ("identity", "language", "text", "imagined"):
         np.testing.assert_allclose(getattr(few, name), getattr(whole, name), atol=1e-5)
-    np.testing.assert_allclose(predicted_boxes(made, source, texts), boxes, atol=1e-5)
+    np.testing.assert_allclose(predicted_boxes(made, source, texts)[0], boxes, atol=1e-5)
 
 
 def test_box_scores_are_of_the_boxes_that_are_shown(tmp_path: Path) -> None:
     source, texts = cells(tmp_path)
     told = box_scores(model().eval(), source, texts)
     true = source.look(np.arange(len(source.regions))).boxes.numpy()
-    ious = overlaps(predicted_boxes(model().eval(), source, texts), true)
+    ious = overlaps(predicted_boxes(model().eval(), source, texts)[0], true)
     assert told["n"] == len(source.regions)
     assert told["iou"] == pytest.approx(float(ious.mean()), abs=1e-6)
     assert told["acc@.5"] == float((ious >= 0.5).mean())

@@ -16,7 +16,7 @@ import pytest
 torch = pytest.importorskip("torch")
 
 import lookalike  # noqa: E402
-from adapted_models import compact_model, one_thread, states, x2vlm_model  # noqa: E402, F401
+from adapted_models import compact_model, states, x2vlm_model  # noqa: E402
 from lookalike import images  # noqa: E402
 from lookalike.encoders import AdaptedEncoder, ColourHistogram  # noqa: E402
 from lookalike.errors import BadInput  # noqa: E402

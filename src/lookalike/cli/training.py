@@ -161,11 +161,12 @@ def _first_alone() -> Iterator[None]:
     """The first process goes through the block before the others do."""
     import torch.distributed as dist
 
-    spread = dist.is_available() and dist.is_initialized()
-    if spread and dist.get_rank() != 0:
+    from lookalike.learn.objective import spread
+
+    if spread() and dist.get_rank() != 0:
         dist.barrier()
     yield
-    if spread and dist.get_rank() == 0:
+    if spread() and dist.get_rank() == 0:
         dist.barrier()
 
 

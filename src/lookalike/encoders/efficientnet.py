@@ -180,14 +180,23 @@ def _draw(pixels: Pixels, square: Pixels) -> Box:
     return Box(left / CELL, top / CELL, (left + across) / CELL, (top + down) / CELL)
 
 
-def _open(path: Path, threads: int) -> Any:
+def session_options(threads: int) -> Any:
+    """How every network runs here: on so many cores, which wait for work without burning them."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    return options
+
+
+def _open(path: Path, threads: int) -> Any:
+    import onnxruntime
+
     try:
-        return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+        return onnxruntime.InferenceSession(
+            path, session_options(threads), providers=["CPUExecutionProvider"]
+        )
     except Exception as error:  # onnxruntime's errors have no base of their own
         raise WeightsError(f"{path.name} is not an ONNX file that can be used: {error}") from error
 

@@ -17,7 +17,7 @@ from typing import Any, BinaryIO, Self
 import numpy as np
 
 from lookalike.encoders.adapted import AdaptedEncoder, Facts
-from lookalike.encoders.efficientnet import cores
+from lookalike.encoders.efficientnet import cores, session_options
 from lookalike.errors import BadInput, WeightsError
 from lookalike.values import Floats, Keys
 
@@ -171,10 +171,9 @@ def _facts(contents: Contents, path: Path) -> Facts:
 def _open(path: Path, threads: int) -> Any:
     import onnxruntime
 
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     try:
-        return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+        return onnxruntime.InferenceSession(
+            path, session_options(threads), providers=["CPUExecutionProvider"]
+        )
     except Exception as error:  # onnxruntime's errors have no base of their own
         raise WeightsError(f"{path} cannot be used: {error}", _AGAIN) from error

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lookalike import weights
-from lookalike.encoders.efficientnet import cores
+from lookalike.encoders.efficientnet import cores, session_options
 from lookalike.errors import WeightsError
 from lookalike.values import Floats
 from lookalike.words import Words
@@ -108,9 +108,7 @@ class _Opened:
 
         self.words = Words()
         self._weights = _tensors(file, SHAPES)
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = threads
-        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        options = session_options(threads)
         values = [onnxruntime.OrtValue.ortvalue_from_numpy(each) for each in self._weights.values()]
         options.add_external_initializers(list(self._weights), values)
         try:

@@ -53,7 +53,7 @@ class Objective(nn.Module):
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         recipe, model, rows = self.recipe, self.model, len(batch.labels)
         image = model.vlm.vision(batch.image)
-        text = batch.text if batch.text.is_floating_point() else model.vlm.text(batch.text, batch.words)
+        text = model.read(batch.text, batch.words)
         seen = model.region(image, batch.region)
         own = torch.arange(rows, device=text.device)
         given = torch.where(batch.told, own, rows)  # the empty caption is the last
@@ -117,9 +117,14 @@ class Objective(nn.Module):
         return losses.itm(logits[: len(rows)], logits[len(rows) :])
 
 
+def spread() -> bool:
+    """Whether this is one process of a group."""
+    return dist.is_available() and dist.is_initialized()
+
+
 def _everyone(rows: Tensor) -> Tensor:
     """The rows (B, …) of all processes, (W · B, …), in the order of rank."""
-    if not (dist.is_available() and dist.is_initialized()):
+    if not spread():
         return rows
     joined: Tensor = _Gather.apply(rows)  # type: ignore[no-untyped-call]
     return joined

@@ -9,8 +9,6 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from lookalike.errors import BadInput, WeightsError
 from lookalike.learn.models.adapted import Adapted
 from lookalike.learn.models.compact import compact
@@ -96,11 +94,3 @@ def load(folder: Path) -> Saved:
         return Saved(model, *(facts[name] for name in ("trunk", "towers", "guard", "about", "sha256")))
     except (KeyError, TypeError, ValueError, RuntimeError, BadInput, SafetensorError) as error:
         raise WeightsError(f"{folder} holds no model that can be used: {error}", "train it again") from error
-
-
-def is_model(folder: Path) -> bool:
-    return (folder / FACTS).is_file()
-
-
-def parameters(model: torch.nn.Module) -> int:
-    return sum(parameter.numel() for parameter in model.parameters())

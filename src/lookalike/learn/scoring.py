@@ -14,8 +14,9 @@ from torch import Tensor
 from lookalike.datasets import Side
 from lookalike.evaluation.metrics import ranks_of
 from lookalike.learn.models.adapted import Adapted
+from lookalike.learn.objective import spread
 from lookalike.learn.sampling import NO_IDENTITY
-from lookalike.learn.sources import Source, Texts
+from lookalike.learn.sources import Looked, Source, Texts
 from lookalike.learn.tokens import SIDES
 from lookalike.values import Floats, Keys
 from lookalike.words import sentences
@@ -50,10 +51,10 @@ def described(
 
     `together` has the processes of a group, all of which must call it, share the work; each gets the whole.
     """
-    rank, world = (dist.get_rank(), dist.get_world_size()) if together and dist.is_initialized() else (0, 1)
+    rank, world = (dist.get_rank(), dist.get_world_size()) if together and spread() else (0, 1)
     mine: list[tuple[Floats, ...]] = []
-    for image, region, text, words in _batches(model, source, texts, captions, rank, world):
-        seen = model.region(image, region)
+    for looked, image, text, words in _batches(model, source, texts, captions, rank, world):
+        seen = model.region(image, looked.region.to(image.device))
         parts = (
             model.identity_part(seen, text, words),
             model.language_part(seen),
@@ -71,12 +72,16 @@ def described(
 @torch.no_grad()
 def predicted_boxes(
     model: Adapted, source: Source, texts: Texts, captions: Sequence[str] | None = None
-) -> Floats:
-    """Where the model thinks each region (N,) lies in its view: (N, 4) as cx, cy, w, h in shares."""
-    found = [
-        model.boxes(image, text, words) for image, _, text, words in _batches(model, source, texts, captions)
-    ]
-    return np.asarray(torch.cat(found).float().cpu().numpy())
+) -> tuple[Floats, Floats]:
+    """Where the model thinks each region (N,) lies in its view, and where it does: (N, 4), cx, cy, w, h.
+
+    In shares of the square; a true box is NaN where the view does not show it.
+    """
+    found, true = [], []
+    for looked, image, text, words in _batches(model, source, texts, captions):
+        found.append(model.boxes(image, text, words).float().cpu())
+        true.append(looked.boxes)
+    return torch.cat(found).numpy(), torch.cat(true).numpy()
 
 
 def overlaps(boxes: Floats, others: Floats) -> Floats:
@@ -166,9 +171,7 @@ def _embedded(model: Adapted, texts: Texts, said: Sequence[str]) -> Floats:
         text, words = (
             each.to(model.identity.weight.device) for each in texts.of(said[start : start + AT_ONCE])
         )
-        if not text.is_floating_point():
-            text = model.vlm.text(text, words)
-        parts.append(model.vlm.text_embedding(text).float().cpu().numpy())
+        parts.append(model.vlm.text_embedding(model.read(text, words)).float().cpu().numpy())
     return np.concatenate(parts)
 
 
@@ -179,8 +182,8 @@ def _batches(
     captions: Sequence[str] | None,
     rank: int = 0,
     world: int = 1,
-) -> Iterator[tuple[Tensor, Tensor, Tensor, Tensor]]:
-    """Image tokens, region weights, states, words, on the model's device; of W processes each its turns."""
+) -> Iterator[tuple[Looked, Tensor, Tensor, Tensor]]:
+    """What is looked at; image tokens, states, words on the model's device. Of W processes each its turns."""
     model.eval()
     device = model.identity.weight.device
     for start in range(rank * AT_ONCE, len(source.regions), world * AT_ONCE):
@@ -188,6 +191,4 @@ def _batches(
         looked = source.look(regions)
         told = [""] * len(regions) if captions is None else [captions[place] for place in regions.tolist()]
         text, words = (each.to(device) for each in texts.of(told))
-        if not text.is_floating_point():
-            text = model.vlm.text(text, words)
-        yield model.vlm.vision(looked.image.to(device)), looked.region.to(device), text, words
+        yield looked, model.vlm.vision(looked.image.to(device)), model.read(text, words), words

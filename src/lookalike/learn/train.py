@@ -25,7 +25,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from lookalike.errors import BadInput
 from lookalike.learn.models.adapted import Adapted
-from lookalike.learn.objective import Batch, Objective
+from lookalike.learn.objective import Batch, Objective, spread
 from lookalike.learn.optimiser import AdamW, groups, linear_schedule
 from lookalike.learn.recipes import Recipe
 from lookalike.learn.sampling import NO_IDENTITY, PKSampler
@@ -62,8 +62,8 @@ class Trainer:
         """`is_new` says of a parameter's name whether no checkpoint held it; `workers` prepare batches."""
         self.recipe, self._out, self._score, self._keep = recipe, out, score, keep
         self._device = device or torch.device("cpu")
-        self._world = dist.get_world_size() if _distributed() else 1
-        rank = dist.get_rank() if _distributed() else 0
+        self._world = dist.get_world_size() if spread() else 1
+        rank = dist.get_rank() if spread() else 0
         self.first = rank == 0  # of the processes: it alone saves and tells
         self._steps = _Steps(source, texts, recipe, rank, self._world)
         if recipe.reads_captions and not any(region.captions for region in source.regions):
@@ -161,7 +161,7 @@ class Trainer:
     def _learn(self, batches: list[Batch]) -> dict[str, float]:
         """One step of the optimiser on the mean of these batches."""
         recipe, number = self.recipe, self.epoch * self.steps + self._step
-        _seed(recipe.seed, self.epoch, self._step, dist.get_rank() if _distributed() else 0)
+        _seed(recipe.seed, self.epoch, self._step, dist.get_rank() if spread() else 0)
         self.objective.train()
         self._optimiser.zero_grad(set_to_none=True)
         told: dict[str, float] = {}
@@ -223,7 +223,7 @@ class Trainer:
         )  # fmt: skip
 
     def _spread(self) -> Any:
-        if not _distributed():
+        if not spread():
             return self.objective
         places = [self._device.index] if self._device.type == "cuda" else None
         return DistributedDataParallel(self.objective, device_ids=places)
@@ -354,10 +354,6 @@ def _trained(module: nn.Module) -> dict[str, Tensor]:
     """The state without what stays as it was."""
     fixed = {name for name, parameter in module.named_parameters() if not parameter.requires_grad}
     return {name: value for name, value in module.state_dict().items() if name not in fixed}
-
-
-def _distributed() -> bool:
-    return dist.is_available() and dist.is_initialized()
 
 
 def _seed(*parts: int) -> None:

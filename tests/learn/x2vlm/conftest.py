@@ -1,20 +1,9 @@
-from collections.abc import Iterator
-
 import pytest
 import torch
 from torch import Tensor
 from x2vlm_golden import drawn, tensors
 
 from lookalike.learn.models.x2vlm import X2VLM, X2VLMConfig
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    """The models are so small that threads would mostly wait for one another."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="session")

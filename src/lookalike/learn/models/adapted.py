@@ -78,6 +78,10 @@ class Adapted(nn.Module):
         seen = self.region(towers.image, towers.region)
         return self.joined(self.identity_part(seen, towers.text, towers.words), self.language_part(seen))
 
+    def read(self, text: Tensor, words: Tensor) -> Tensor:
+        """Ids (B, L) -> states (B, L, Dt) with the mask (B, L); states of a frozen tower stay as they are."""
+        return text if text.is_floating_point() else self.vlm.text(text, words)
+
     def region(self, image: Tensor, region: Tensor) -> Seen:
         """`image` and `region` as in Towers; v₀ is the region's weighted mean."""
         share = region / region.sum(dim=1, keepdim=True).clamp(min=1e-6)

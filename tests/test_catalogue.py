@@ -270,7 +270,7 @@ def test_reindexing_switches_the_encoder(pictures: Path, open_shop: OpenShop) ->
     shop.add(pictures)
     with shop.open_writer() as store:
         store.meta["confident_from"] = "0.5"
-    assert upkeep.reindex(shop, OtherEncoder()) == []
+    assert upkeep.reindex(shop, OtherEncoder(), "image") == []
     again = open_shop(encoder=OtherEncoder())
     assert again.search(pictures / "item-4" / "front.png", top=1)[0].score == pytest.approx(1, abs=1e-3)
     assert upkeep.info(again)["encoder"] == "other"
@@ -284,9 +284,9 @@ def test_reindexing_does_not_drop_what_it_cannot_read(pictures: Path, open_shop:
     shutil.rmtree(pictures / "item-1")
     save(pictures / "item-2" / "front.png", 22)
     with pytest.raises(CatalogueError, match="2 stored pictures"):
-        upkeep.reindex(shop, OtherEncoder())
+        upkeep.reindex(shop, OtherEncoder(), "image")
     assert len(open_shop().search(pictures / "item-0" / "front.png")) == 6
-    lost = upkeep.reindex(shop, OtherEncoder(), prune=True)
+    lost = upkeep.reindex(shop, OtherEncoder(), "image", prune=True)
     assert len(lost) == 2
     assert upkeep.info(open_shop(encoder=OtherEncoder()))["items"] == 4
 

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,20 +11,17 @@ from typing import Self
 
 import numpy as np
 
-from lookalike import images, indexing, ranking
+from lookalike import calibration, images, indexing, ranking
 from lookalike.datasets import count, listing, origin_of
-from lookalike.datasets.street import street_view
-from lookalike.errors import BadInput, BadPicture, WrongEncoder
-from lookalike.indexing import Batch, Skipped
-from lookalike.ranking import CROWD, SHORTLIST
-from lookalike.roles import Encoder, RegionFinder, Reranker, Store, View
-from lookalike.values import Box, Floats, Hits, Keys, Picture, Progress, Query, Region, Row, Shortlist
+from lookalike.errors import BadInput, WrongEncoder
+from lookalike.indexing import Batch, Parts, Skipped
+from lookalike.ranking import SHORTLIST
+from lookalike.roles import Captioner, Encoder, RegionFinder, Reranker, Store, View
+from lookalike.values import Box, Floats, Hits, Keys, Picture, Progress, Query, Region, Shortlist
 
-CALIBRATION_QUERIES = 100
 RANKED_AT_ONCE = 64  # queries that `rank` holds the whole gallery's scores of
-FALSE_ACCEPTS = 0.05
 
-PictureLike = Picture | Path | str | bytes
+PictureLike = Region | Picture | Path | str | bytes  # a region is searched as it is
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +36,8 @@ class Report:
     vanished: tuple[tuple[str, str], ...]  # (item, source) no longer listed by a SOURCE of this run
     pruned: int
     skipped: tuple[Skipped, ...]
+    captions: int
+    uncaptioned: tuple[Skipped, ...]  # pictures that a captioner failed on; the next run asks again
     seconds: float  # until everything was searchable; calibration comes after
     encoder_seconds: float  # summed over the worker threads
 
@@ -89,8 +86,12 @@ class Catalogue:
         prune: bool = False,
         on_progress: Progress | None = None,
         calibrate: bool = True,
+        captioner: Captioner | None = None,
     ) -> Report:
         """Index folders, tables or single pictures; what is stored and unchanged is not encoded again.
+
+        With a `captioner` regions get its captions, those that are stored too: they can be searched by words
+        and filters, and in the regimes "train+gallery…" take part in descriptors.
 
         Durable batch by batch: after a kill, call it again. Pictures that an earlier run found in the same
         SOURCE and this one did not are reported, and removed with `prune`. `calibrate` sets afterwards what
@@ -103,6 +104,7 @@ class Catalogue:
         done = encoded = pruned = 0
         encoder_seconds = 0.0
         skipped: list[Skipped] = []
+        uncaptioned: list[Skipped] = []
         vanished: list[tuple[str, str]] = []
 
         def on_written(batch: Batch) -> None:
@@ -111,15 +113,16 @@ class Catalogue:
             encoded += batch.encoded
             encoder_seconds += batch.encoder_seconds
             skipped.extend(batch.skipped)
+            uncaptioned.extend(batch.uncaptioned)
             if on_progress:
                 on_progress(done, total)
 
+        fused = self.regime.startswith("train+gallery")
+        parts = Parts(self.encoder, self._gallery_regions, captioner, fused)
         with self.open_writer() as store:
             for path in paths:
                 origin, run = origin_of(path), store.start_run()
-                indexing.index(
-                    listing(path), origin, self.encoder, self._gallery_regions, store, run, on_written
-                )
+                indexing.index(listing(path), origin, parts, store, run, on_written)
                 vanished += store.vanished(origin, run)
                 if prune:
                     pruned += store.prune(origin, run)
@@ -137,6 +140,8 @@ class Catalogue:
             vanished=tuple(vanished),
             pruned=pruned,
             skipped=tuple(skipped),
+            captions=counts.captions,
+            uncaptioned=tuple(uncaptioned),
             seconds=seconds,
             encoder_seconds=encoder_seconds,
         )
@@ -153,18 +158,25 @@ class Catalogue:
         text: str | None = None,
         where: str | None = None,
         top: int = 10,
+        caption: str = "",
     ) -> Hits:
         """The `top` items closest to a picture, to words, or to both; best first, each with its best region.
 
         `box` is the object's place in the picture; without it the region finder looks for it. Several
         pictures are taken as views of one object. `where` is a filter such as "price < 50".
+
+        `caption` says what the picture shows (`text` says what is wanted). Only a catalogue of the regime
+        "train+gallery+query" takes one: see `check_query_captions`, and `refining.refined` for captions that
+        a captioner makes meanwhile.
         """
+        if caption:
+            self.check_query_captions()
         if not text and (picture is None or picture == []):
             raise BadInput("nothing to search with", "give a picture, words, or both")
         if top < 1:
             raise BadInput(f"top is {top}", "ask for at least one hit")
         clock = _Clock()
-        candidates = self._candidates(picture, box, clock)
+        candidates = self._candidates(picture, box, clock, caption)
         meaning = self.encoder.texts([text]) if text else None
         with self.store.view() as view:
             with clock.stage("search"):
@@ -179,12 +191,33 @@ class Catalogue:
                 query = Query(vector, tuple(regions), text)
                 if shortlist is None or len(seen) > 1 or meaning is not None:
                     shortlist = self._shortlists(view, [query], top, where)[0]
-                confident = self._confident(view, shortlist) if where is None and not text else None
+                reached = ranking.best_of_items(view, shortlist.keys, shortlist.scores)[1]
+                prominence = ranking.prominence(reached)
+                confident = self._confident(prominence) if where is None and not text else None
             with clock.stage("rerank"):
                 shortlist = self._finished(view, query, shortlist, where)
             keys, scores = ranking.best_of_items(view, shortlist.keys, shortlist.scores)
             hits = ranking.hits(view, keys[:top], scores[:top])
-        return Hits(hits, regions[0] if regions else None, confident, clock.finish())
+        return Hits(hits, regions[0] if regions else None, confident, clock.finish(), prominence)
+
+    @property
+    def regime(self) -> str:
+        """Where captions take part in descriptors: one of `values.REGIMES`."""
+        return self.store.meta["regime"]
+
+    def check_query_captions(self) -> None:
+        """BadInput, with the reason, unless the catalogue was built to be searched with captions."""
+        if not captioned(self.encoder):
+            raise BadInput(
+                f"{self.encoder.name} was not trained with captions, so one cannot help its descriptors",
+                "search without, or build the catalogue with such an encoder: --encoder compact",
+            )
+        if self.regime != "train+gallery+query":
+            raise BadInput(
+                f"the catalogue was built for the regime {self.regime!r}: its pictures were encoded "
+                f"{'with' if self.regime == 'train+gallery' else 'without'} captions, queries are bare",
+                "search without a caption, or run: lookalike reindex CATALOGUE --regime train+gallery+query",
+            )
 
     def rank(
         self,
@@ -264,68 +297,51 @@ class Catalogue:
         return Shortlist(keys, np.concatenate([head.scores, below]), shortlist.stored)
 
     def _candidates(
-        self, picture: PictureLike | Sequence[PictureLike] | None, box: Box | None, clock: _Clock
+        self,
+        picture: PictureLike | Sequence[PictureLike] | None,
+        box: Box | None,
+        clock: _Clock,
+        caption: str = "",
     ) -> list[list[tuple[Region, Floats]]]:
         """For each picture the regions where the object may be, with their descriptors (D,)."""
         if picture is None:
             return []
-        views = [picture] if isinstance(picture, Picture | Path | str | bytes) else list(picture)
+        views = [picture] if isinstance(picture, PictureLike) else list(picture)
         if box is not None and len(views) != 1:
             raise BadInput("a box goes with one picture", "crop the others, or search with one picture")
         with clock.stage("decode"):
-            pictures = [_picture(view) for view in views]
+            places = [view if isinstance(view, Region) else decoded(view) for view in views]
         with clock.stage("region"):
-            found = self._query_regions.regions(pictures) if box is None else [[Region(pictures[0], box)]]
+            if box is not None:
+                (place,) = places
+                found = [[Region(place.picture if isinstance(place, Region) else place, box)]]
+            else:
+                searched = iter(
+                    self._query_regions.regions([place for place in places if isinstance(place, Picture)])
+                )
+                found = [[place] if isinstance(place, Region) else next(searched) for place in places]
         with clock.stage("encode"):
-            vectors = iter(self.encoder.pictures([region for regions in found for region in regions]))
+            regions = [region for regions in found for region in regions]
+            vectors = iter(self.encoder.pictures(regions, [caption] * len(regions) if caption else None))
         return [[(region, next(vectors)) for region in regions] for regions in found]
 
-    def _confident(self, view: View, shortlist: Shortlist) -> bool | None:
+    def _confident(self, prominence: float) -> bool | None:
         threshold = self.store.meta.get("confident_from")
-        if threshold is None:
-            return None
-        return ranking.prominence(ranking.best_of_items(view, shortlist.keys, shortlist.scores)[1]) >= float(
-            threshold
-        )
+        return None if threshold is None else prominence >= float(threshold)
 
     def calibrate(self, store: Store) -> None:
-        """Set the prominence that `FALSE_ACCEPTS` of snapshots of unknown objects reach.
-
-        The snapshots are street views made from stored regions, and unknown because each is searched without
-        its own item. Nothing happens while the gallery is within a fifth of the size it was calibrated at;
-        one with fewer than `CROWD` other items gets no threshold, and `confident` stays None.
-        """
-        with store.view() as view:
-            if abs(view.size - int(store.meta.get("calibrated_at", 0))) <= view.size / 5:
-                return
-            keys = np.random.default_rng(0).permutation(view.keys)[:CALIBRATION_QUERIES]
-            rows = view.rows(keys)
-            with ThreadPoolExecutor(os.cpu_count()) as pool:
-                views = pool.map(self._street_view, range(len(rows)), rows, [*rows[1:], *rows[:1]])
-                reached = [
-                    ranking.prominence(ranking.scores_without(view, candidates, owner))
-                    for owner, candidates in zip(view.owners(keys), views, strict=True)
-                    if candidates
-                ]
-            size = view.size
-        reached = [prominence for prominence in reached if prominence > -np.inf]
-        if len(reached) >= CROWD:
-            store.meta["confident_from"] = f"{np.quantile(reached, 1 - FALSE_ACCEPTS):.4f}"
-        else:
-            store.meta.pop("confident_from", None)
-        store.meta["calibrated_at"] = str(size)
-
-    def _street_view(self, seed: int, row: Row, scenery: Row) -> list[tuple[Region, Floats]]:
-        """Where the object may be in a snapshot of a stored region; none where a picture is gone."""
-        try:
-            product, behind = (Region(images.load(r.source), r.box).pixels for r in (row, scenery))
-        except (BadPicture, BadInput):
-            return []
-        snapshot = Picture.of(street_view(product, behind, seed).pixels)
-        return self._candidates(snapshot, None, _Clock())[0]
+        """Set what counts as a confident match, see `calibration.calibrate`."""
+        words = self.encoder.texts(["clothes"]) if self.regime == "train+gallery+query" else None
+        language = None if words is None else (words[0] != 0).astype(np.float32)
+        calibration.calibrate(store, lambda picture: self._candidates(picture, None, _Clock())[0], language)
 
 
-def _picture(given: PictureLike) -> Picture:
+def captioned(encoder: Encoder) -> bool:
+    """Whether the encoder was trained with captions."""
+    return bool(getattr(encoder, "captioned", False))
+
+
+def decoded(given: Picture | Path | str | bytes) -> Picture:
     if isinstance(given, Picture):
         return given
     if isinstance(given, bytes):

@@ -22,8 +22,8 @@ import numpy as np
 from lookalike import images
 from lookalike.datasets import Listed, Unlisted
 from lookalike.errors import BadInput, BadPicture
-from lookalike.roles import Encoder, RegionFinder, Store
-from lookalike.values import Box, Floats, Picture, Region, Row
+from lookalike.roles import Captioner, Encoder, RegionFinder, Store
+from lookalike.values import Box, Caption, Floats, Picture, Region, Row
 
 Entry = TypeVar("Entry")
 
@@ -40,20 +40,33 @@ class Skipped:
 
 
 @dataclass(frozen=True, slots=True)
+class Parts:
+    """What makes rows of pictures. With `fused` captions take part in descriptors."""
+
+    encoder: Encoder
+    finder: RegionFinder
+    captioner: Captioner | None = None
+    fused: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class Batch:
     """What became of some listed pictures."""
 
     listed: int
     rows: list[Row]
     skipped: list[Skipped]
-    encoded: int  # pictures that went through the encoder
+    encoded: int  # pictures that were decoded: new, changed, or in want of a caption
+    uncaptioned: list[Skipped]  # pictures of which a region has got no caption, and why
     encoder_seconds: float
 
 
-def encode_batch(
-    listed: Sequence[Listed | Unlisted], origin: str, encoder: Encoder, finder: RegionFinder, store: Store
-) -> Batch:
-    """Bytes to rows. Contents that the store knows are not decoded again: their descriptors are reused."""
+def encode_batch(listed: Sequence[Listed | Unlisted], origin: str, parts: Parts, store: Store) -> Batch:
+    """Bytes to rows. Contents that the store knows are not decoded again: their descriptors are reused.
+
+    With a captioner that goes for those alone that have its captions; the others are captioned, and encoded
+    anew where captions take part in descriptors.
+    """
     skipped = [Skipped(entry.source, entry.error) for entry in listed if isinstance(entry, Unlisted)]
     contents: list[tuple[Listed, bytes, str]] = []
     for entry in listed:
@@ -74,7 +87,8 @@ def encode_batch(
     fresh: dict[tuple[str, Box | None], list[Listed]] = {}
     for entry, data, sha256 in contents:
         wanted = (sha256, entry.box)
-        if known := _of_one_picture(stored.get(wanted, []), entry.item.id):
+        known = _of_one_picture(stored.get(wanted, []), entry.item.id)
+        if known and _captioned(known, parts.captioner):
             rows += [replace(row, item=entry.item, source=entry.source, origin=origin) for row in known]
             continue
         try:
@@ -86,37 +100,115 @@ def encode_batch(
             fresh.setdefault(wanted, []).append(entry)
     del contents
 
-    regions, owners = _regions(
-        [(pictures[sha256], entries) for (sha256, _), entries in fresh.items()], finder, skipped
+    made = _Work()
+    for (sha256, box), entries in fresh.items():
+        if (sha256, box) in stored:
+            made.keep(pictures[sha256], entries, _of_one_picture(stored[sha256, box], ""), parts.fused)
+    skipped += made.find(
+        [(pictures[sha256], fresh[sha256, box]) for sha256, box in fresh if (sha256, box) not in stored],
+        parts.finder,
     )
+    uncaptioned = made.caption(parts.captioner) if parts.captioner else []
     started = time.perf_counter()
-    vectors = _described(regions, encoder) if regions else None
+    rows += made.describe(origin, parts)
     seconds = time.perf_counter() - started
-    for place, (region, entries) in enumerate(zip(regions, owners, strict=True)):
-        picture = region.picture
-        assert vectors is not None
-        rows += [
-            Row(
-                item=entry.item,
-                source=entry.source,
-                sha256=picture.sha256,
-                width=picture.width,
-                height=picture.height,
-                vector=vectors[place],
-                box=region.box,
-                score=region.score,
-                origin=origin,
+    return Batch(len(listed), rows, skipped, len(fresh), uncaptioned, encoder_seconds=seconds)
+
+
+class _Work:
+    """Regions on their way to rows: whose they are, and what is known of their captions and descriptors."""
+
+    def __init__(self) -> None:
+        self.regions: list[Region] = []
+        self.owners: list[list[Listed]] = []  # the entries that share a region
+        self.captions: list[Caption | None] = []
+        self.vectors: list[Floats | None] = []
+
+    def keep(self, picture: Picture, entries: list[Listed], rows: Sequence[Row], fused: bool) -> None:
+        """Stored regions that only want a caption: their descriptors hold unless captions are `fused`."""
+        for row in rows:
+            self._put(
+                Region(picture, row.box, row.score), entries, row.caption, None if fused else row.vector
             )
-            for entry in entries
-        ]
-    return Batch(len(listed), rows, skipped, encoded=len(fresh), encoder_seconds=seconds)
+
+    def find(self, pictures: Sequence[tuple[Picture, list[Listed]]], finder: RegionFinder) -> list[Skipped]:
+        """Given boxes as given, else what the finder finds; what lies outside its picture is skipped."""
+        skipped: list[Skipped] = []
+        unknown = [pair for pair in pictures if pair[1][0].box is None]
+        found = finder.regions([picture for picture, _ in unknown])
+        for (_, entries), regions in zip(unknown, found, strict=True):
+            for region in regions:
+                self._put(region, entries)
+        for picture, entries in pictures:
+            if (box := entries[0].box) is not None:
+                try:
+                    self._put(Region(picture, box), entries)
+                except BadInput as error:
+                    skipped += [Skipped(entry.source, str(error)) for entry in entries]
+        return skipped
+
+    def caption(self, captioner: Captioner) -> list[Skipped]:
+        """Ask for captions; where one fails the old one stays. -> the failures."""
+        failed = []
+        told = captioner.captions(self.regions) if self.regions else []
+        for place, caption in enumerate(told):
+            if caption.error:
+                failed.append(Skipped(self.regions[place].picture.source, caption.error))
+            else:
+                self.captions[place] = caption
+        return failed
+
+    def describe(self, origin: str, parts: Parts) -> list[Row]:
+        """Encode what has no descriptor yet. -> a row for each region and entry."""
+        words = [caption.text if caption else "" for caption in self.captions]
+        lacking = [place for place, vector in enumerate(self.vectors) if vector is None]
+        if lacking:
+            told = [words[place] for place in lacking] if parts.fused else None
+            found = described([self.regions[place] for place in lacking], told, parts.encoder)
+            for place, vector in zip(lacking, found, strict=True):
+                self.vectors[place] = vector
+        meanings = meant(words, parts.encoder)
+        rows = []
+        for region, entries, caption, vector, meaning in zip(
+            self.regions, self.owners, self.captions, self.vectors, meanings, strict=True
+        ):
+            assert vector is not None
+            picture = region.picture
+            rows += [
+                Row(
+                    item=entry.item,
+                    source=entry.source,
+                    sha256=picture.sha256,
+                    width=picture.width,
+                    height=picture.height,
+                    vector=vector,
+                    box=region.box,
+                    score=region.score,
+                    caption=caption,
+                    meaning=meaning,
+                    origin=origin,
+                )
+                for entry in entries
+            ]
+        return rows
+
+    def _put(
+        self,
+        region: Region,
+        entries: list[Listed],
+        caption: Caption | None = None,
+        vector: Floats | None = None,
+    ) -> None:
+        self.regions.append(region)
+        self.owners.append(entries)
+        self.captions.append(caption)
+        self.vectors.append(vector)
 
 
 def index(
     listed: Iterable[Listed | Unlisted],
     origin: str,
-    encoder: Encoder,
-    finder: RegionFinder,
+    parts: Parts,
     store: Store,
     run: int,
     on_written: Callable[[Batch], None],
@@ -129,7 +221,7 @@ def index(
         try:
             while True:
                 for chunk in islice(batches, workers + 1 - len(waiting)):  # one batch ahead of the workers
-                    waiting.append(pool.submit(encode_batch, chunk, origin, encoder, finder, store))
+                    waiting.append(pool.submit(encode_batch, chunk, origin, parts, store))
                 if not waiting:
                     return
                 batch = waiting.popleft().result()
@@ -141,9 +233,9 @@ def index(
             pool.shutdown(wait=True, cancel_futures=True)
 
 
-def _described(regions: Sequence[Region], encoder: Encoder) -> Floats:
+def described(regions: Sequence[Region], captions: Sequence[str] | None, encoder: Encoder) -> Floats:
     """Descriptors (N, D); BadInput where the encoder breaks its promise of rows of length 1."""
-    vectors = encoder.pictures(regions)
+    vectors = encoder.pictures(regions, captions)
     off = ~(np.abs(np.linalg.norm(vectors, axis=1) - 1) < UNIT_WITHIN)  # NaN is off too
     if off.any():
         region = regions[int(np.argmax(off))]
@@ -154,30 +246,26 @@ def _described(regions: Sequence[Region], encoder: Encoder) -> Floats:
     return vectors
 
 
+def meant(words: Sequence[str], encoder: Encoder) -> list[Floats | None]:
+    """What the encoder makes of captions (N,), (D,) each; None for "" and where it has no language."""
+    told = [place for place, text in enumerate(words) if text]
+    meanings: list[Floats | None] = [None] * len(words)
+    found = encoder.texts([words[place] for place in told]) if told else None
+    if found is not None:
+        for place, meaning in zip(told, found, strict=True):
+            meanings[place] = meaning
+    return meanings
+
+
+def _captioned(rows: Sequence[Row], captioner: Captioner | None) -> bool:
+    """Whether the rows have what this captioner says, or nobody asks for it."""
+    return captioner is None or all(row.caption and row.caption.by == captioner.name for row in rows)
+
+
 def _of_one_picture(rows: list[Row], item: str) -> list[Row]:
     """The regions of one stored picture, the item's own where it has the content, else another item's."""
     own = [row for row in rows if row.item.id == item]
     return own or [row for row in rows if row.item.id == rows[0].item.id]
-
-
-def _regions(
-    pictures: Sequence[tuple[Picture, list[Listed]]], finder: RegionFinder, skipped: list[Skipped]
-) -> tuple[list[Region], list[list[Listed]]]:
-    """Given boxes as given, else what the finder finds; each region beside the entries that share it."""
-    regions: list[Region] = []
-    owners: list[list[Listed]] = []
-    unknown = [pair for pair in pictures if pair[1][0].box is None]
-    for (_, entries), found in zip(unknown, finder.regions([picture for picture, _ in unknown]), strict=True):
-        regions += found
-        owners += [entries] * len(found)
-    for picture, entries in pictures:
-        if (box := entries[0].box) is not None:
-            try:
-                regions.append(Region(picture, box))
-                owners.append(entries)
-            except BadInput as error:
-                skipped += [Skipped(entry.source, str(error)) for entry in entries]
-    return regions, owners
 
 
 def chunks(entries: Iterable[Entry], size: int) -> Iterator[list[Entry]]:

@@ -40,6 +40,18 @@ def scores_without(view: View, candidates: list[tuple[Region, Floats]], item: in
     return best
 
 
+def agreement(view: View, vector: Floats, part: Floats, top: int = 10) -> float:
+    """What the first `top` items by a descriptor (D,) and by a part of it have in common: Jaccard, 0 to 1.
+
+    `part` (D,) has ones where the part is, zeros elsewhere.
+    """
+    lists = shortlists(view, unit(np.stack([vector, vector * part])), top, None)
+    whole, partly = (
+        set(view.owners(best_of_items(view, some.keys, some.scores)[0][:top]).tolist()) for some in lists
+    )
+    return len(whole & partly) / max(1, len(whole | partly))
+
+
 def shortlists(
     view: View, vectors: Floats, top: int, where: str | None, exact: bool = False
 ) -> list[Shortlist]:

@@ -11,14 +11,18 @@ from lookalike.values import Caption, Counts, Floats, Keys, Maps, Picture, Query
 
 
 class Encoder(Protocol):
-    """Turns regions and words into descriptors. Safe to call from several threads at once."""
+    """Turns regions and words into descriptors. Safe to call from several threads at once.
+
+    One that was trained with captions has `captioned = True`; the others pass over the captions of
+    `pictures`, and no catalogue hands them any.
+    """
 
     name: str
     dim: int
     fingerprint: str  # weights, preprocessing, pooling: a catalogue refuses another one
 
     def pictures(self, regions: Sequence[Region], captions: Sequence[str] | None = None) -> Floats:
-        """(N,) regions -> (N, D), unit rows."""
+        """(N,) regions, each in the light of its caption, "" for none -> (N, D), unit rows."""
 
     def texts(self, texts: Sequence[str]) -> Floats | None:
         """(N,) texts -> (N, D) for the same index; None where the encoder has no language."""
@@ -54,6 +58,9 @@ class View(Protocol):
 
     def vectors(self, keys: Keys) -> Floats:
         """Region keys (M,) -> descriptors (M, D)."""
+
+    def meanings(self, keys: Keys) -> Floats:
+        """Region keys (M,) -> their captions' own descriptors (M, D), rows of zeros where there is none."""
 
     def owners(self, keys: Keys) -> Keys:
         """Region keys (M,) -> the keys of their items (M,)."""
@@ -101,8 +108,11 @@ class Store(Protocol):
 
     def count_unstaged(self) -> int: ...
 
-    def stage(self, keys: Sequence[int] | Keys, vectors: Floats) -> None:
-        """Keep another encoder's descriptors (M, D) of region keys (M,) beside the present ones, on disk."""
+    def stage(self, keys: Sequence[int] | Keys, vectors: Floats, meanings: Floats | None = None) -> None:
+        """Keep another encoder's descriptors (M, D) of region keys (M,) beside the present ones, on disk.
+
+        `meanings` (M, D) are those of their captions, with rows of zeros where there is none.
+        """
 
     def switch(self, meta: Mapping[str, str]) -> None:
         """Put the staged descriptors in place and set `meta`, all at once; CatalogueError where one lacks."""

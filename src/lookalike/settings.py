@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from lookalike import weights
-from lookalike.catalogue import Catalogue
+from lookalike.catalogue import Catalogue, captioned
 from lookalike.errors import BadInput, CatalogueError, MissingExtra, WeightsError, unknown_name
-from lookalike.roles import Encoder, RegionFinder, Reranker
+from lookalike.roles import Captioner, Encoder, RegionFinder, Reranker
 from lookalike.store import LocalStore
+from lookalike.values import REGIMES
 
 ENCODERS = {
     "efficientnet-lite2": "lookalike.encoders:EfficientNet",
@@ -49,13 +50,16 @@ DEFAULT_RERANKER = "none"
 class Settings:
     """The exchangeable parts, each by name or as an object of one's own; None is the default.
 
-    For a catalogue that exists, the default `encoder` and `regions` are those it was built with.
+    For a catalogue that exists, the default `encoder`, `regions` and `regime` are those it was built with.
     """
 
     encoder: str | Encoder | None = None
     regions: str | RegionFinder | None = None  # finds the objects in gallery pictures
     query_regions: str | RegionFinder | None = None  # finds the object in a query's picture
     rerank: str | Reranker | None = None
+    regime: str | None = (
+        None  # of `values.REGIMES`: where captions take part; "train" for an encoder trained with them
+    )
 
 
 def open_catalogue(folder: Path | str, settings: Settings | None = None, create: bool = True) -> Catalogue:
@@ -72,8 +76,13 @@ def open_catalogue(folder: Path | str, settings: Settings | None = None, create:
             )
         encoder = open_encoder(settings.encoder or DEFAULT_ENCODER)
         regions = open_regions(settings.regions or DEFAULT_REGIONS, encoder)
-        facts = {"encoder": encoder.name, "fingerprint": encoder.fingerprint, "regions": regions.name}
-        LocalStore(folder, dim=encoder.dim, write=True, meta=facts | {"regime": "image"}).close()
+        facts = {
+            "encoder": encoder.name,
+            "fingerprint": encoder.fingerprint,
+            "regions": regions.name,
+            "regime": regime_for(encoder, settings.regime),
+        }
+        LocalStore(folder, dim=encoder.dim, write=True, meta=facts).close()
     store = LocalStore(folder)
     try:
         encoder = encoder or open_encoder(settings.encoder or store.meta["encoder"])
@@ -82,6 +91,11 @@ def open_catalogue(folder: Path | str, settings: Settings | None = None, create:
             raise BadInput(
                 f"the catalogue's regions were found by {store.meta['regions']!r}, not by {regions.name!r}",
                 "leave the option out, or index into another catalogue",
+            )
+        if settings.regime not in (None, store.meta["regime"]):
+            raise BadInput(
+                f"the catalogue was built for the regime {store.meta['regime']!r}",
+                f"change it: lookalike reindex {folder} --regime {settings.regime}",
             )
         return Catalogue(
             store,
@@ -94,6 +108,23 @@ def open_catalogue(folder: Path | str, settings: Settings | None = None, create:
     except BaseException:
         store.close()
         raise
+
+
+def regime_for(encoder: Encoder, wanted: str | None = None, present: str = "") -> str:
+    """The regime of a catalogue by this encoder; BadInput where it cannot have the one that is wanted.
+
+    Without a wish that is the `present` one as far as the encoder goes with it.
+    """
+    if wanted is not None and wanted not in REGIMES:
+        raise unknown_name("regime", wanted, REGIMES)
+    if captioned(encoder):
+        return wanted or (present if present.startswith("train+gallery") else "train")
+    if wanted not in (None, "image"):
+        raise BadInput(
+            f"{encoder.name} was not trained with captions: the regime {wanted!r} is not for it",
+            "leave the regime out (captions can be searched by words all the same), or use --encoder compact",
+        )
+    return "image"
 
 
 def open_encoder(named: str | Encoder) -> Encoder:
@@ -149,6 +180,72 @@ def open_reranker(named: str | Reranker, encoder: Encoder) -> Reranker | None:
     from lookalike.rerank import Chain
 
     return Chain(tuple(made))
+
+
+@dataclass(frozen=True, slots=True)
+class Asking:
+    """How a captioner asks its models; see `captions.captioner.ModelCaptioner` and `captions.pacing.Pace`."""
+
+    vlm: str | None = None  # sees pictures
+    llm: str | None = None  # asks the questions of a dialogue; None: the vlm does
+    strategy: str = "attributes"
+    prompt: str | None = None  # version; None is the newest
+    vocabulary: str = "fashion"
+    samples: int = 1
+    check: bool = True
+    width: int = 8  # calls at once
+    requests_per_s: float | None = None
+    tokens_per_min: float | None = None
+    attempts: int = 6  # of a call
+    deadline_s: float | None = None  # of one caption
+    stream: bool = False  # to measure the time to the first token
+    cache: Path | None = None  # None: in memory
+    again: bool = False  # ask anew what came to nothing before
+    key: str | None = field(default=None, repr=False)
+
+
+def open_captioner(named: str | Captioner, asking: Asking | None = None) -> Captioner:
+    """A captioner by name; an object is taken as it is. Nothing is asked before the first caption.
+
+    "palette"; "openai:URL" of a server; "transformers:MODEL", a pulled one or a folder; or a file of captions
+    (.jsonl, .parquet, .csv).
+    """
+    if not isinstance(named, str):
+        return named
+    asking = asking or Asking()
+    if named == "palette":
+        from lookalike.captions import Palette
+
+        palette: Captioner = Palette()
+        return palette
+    kind, _, place = named.partition(":")
+    if kind not in ("openai", "transformers"):
+        from lookalike.captions import FileCaptions
+
+        if Path(named).suffix not in (".jsonl", ".parquet", ".csv"):
+            raise unknown_name("captioner", named, ["palette", "openai:URL", "transformers:MODEL", "a file"])
+        return FileCaptions(Path(named))
+    from lookalike.captions import Cache, Desk, Engine, ModelCaptioner, Pace, Server, Transformers, Vocabulary
+
+    vlm = place if kind == "transformers" and place else asking.vlm
+    if not vlm:
+        raise BadInput(f"{named} needs the name of a model that sees pictures", "add --vlm NAME")
+    engine: Engine
+    if kind == "openai":
+        engine = Server(place, vlm, asking.llm, asking.key, stream=asking.stream)
+    else:
+        engine = Transformers(vlm, asking.llm)
+    pace = Pace(asking.width, asking.requests_per_s, asking.tokens_per_min, asking.attempts)
+    return ModelCaptioner(
+        Desk(engine, Cache(asking.cache), pace, failures_again=asking.again),
+        asking.strategy,
+        asking.prompt,
+        Vocabulary.open(asking.vocabulary),
+        asking.samples,
+        asking.check,
+        asking.deadline_s,
+        models=f"{vlm}+{asking.llm}" if asking.llm else vlm,
+    )
 
 
 def _named(kind: str, name: str, table: dict[str, str], others: Sequence[str] = ()) -> Any:

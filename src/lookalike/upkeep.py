@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,11 +14,13 @@ from typing import Any
 import numpy as np
 
 from lookalike import images
+from lookalike.calibration import GATES
+from lookalike.captions.records import claims_json
 from lookalike.catalogue import Catalogue
 from lookalike.errors import BadInput, BadPicture, CatalogueError, MissingExtra
-from lookalike.indexing import BATCH, Skipped, chunks
+from lookalike.indexing import BATCH, Skipped, chunks, described, meant
 from lookalike.roles import Encoder
-from lookalike.values import Floats, Progress, Region, Row
+from lookalike.values import Caption, Floats, Progress, Region, Row
 
 
 def info(catalogue: Catalogue) -> dict[str, Any]:
@@ -96,14 +98,14 @@ def near_duplicates(catalogue: Catalogue, score: float = 0.95) -> Iterator[NearD
 def export(catalogue: Catalogue, path: Path) -> int:
     """Write one line per region in the form that `add` reads; how many. The suffix is the format.
 
-    .jsonl and .csv hold words and boxes; .parquet holds the descriptors too.
+    .jsonl and .csv hold words and boxes, .parquet the descriptors too; what captions claim is in .jsonl and
+    .parquet.
     """
-    records = map(_record, catalogue.store.scan())
     part = path.with_name(path.name + ".part")
     try:
         match path.suffix:
             case ".jsonl":
-                written = _write_jsonl(records, part)
+                written = _write_jsonl(catalogue, part)
             case ".csv":
                 written = _write_csv(catalogue, part)
             case ".parquet":
@@ -130,13 +132,16 @@ def _record(row: Row) -> dict[str, Any]:
         name: list(value) if isinstance(value, tuple) else value
         for name, value in row.item.attributes.items()
     }
-    return record | many
+    return many | record  # what the catalogue itself knows comes before an attribute of the same name
 
 
-def _write_jsonl(records: Iterable[dict[str, Any]], path: Path) -> int:
+def _write_jsonl(catalogue: Catalogue, path: Path) -> int:
     written = 0
     with path.open("w", encoding="utf-8", errors="surrogateescape") as file:
-        for record in records:
+        for row in catalogue.store.scan():
+            record = _record(row)
+            if row.caption is not None and row.caption.claims:
+                record["claims"] = claims_json(row.caption.claims)
             file.write(json.dumps(record, ensure_ascii=False) + "\n")
             written += 1
     return written
@@ -175,8 +180,11 @@ def _write_parquet(catalogue: Catalogue, path: Path) -> int:
             "title": text,
             "box": pa.list_(pa.float64()),
             "caption": text,
+            "claims": text,
             "attributes": text,
-            "descriptor": pa.list_(pa.float16()),
+            "descriptor": pa.list_(
+                pa.float16(), int(catalogue.store.meta["dim"])
+            ),  # of a fixed length: no attribute
         }
     )
     written = 0
@@ -189,6 +197,7 @@ def _write_parquet(catalogue: Catalogue, path: Path) -> int:
                     [record.get(name) for record in records]
                     for name in ("path", "item", "title", "box", "caption")
                 ),
+                [_claims(row.caption) for row in rows],
                 [json.dumps({k: v for k, v in record.items() if k not in named}) for record in records],
                 [row.vector.astype(np.float16) for row in rows],
             ]
@@ -199,30 +208,41 @@ def _write_parquet(catalogue: Catalogue, path: Path) -> int:
     return written
 
 
-def reindex(
-    catalogue: Catalogue, encoder: Encoder, prune: bool = False, on_progress: Progress | None = None
-) -> list[Skipped]:
-    """Encode every stored region anew and switch the catalogue to `encoder` in one step.
+def _claims(caption: Caption | None) -> str | None:
+    return json.dumps(claims_json(caption.claims)) if caption is not None and caption.claims else None
 
-    The old descriptors answer searches until the switch. Durable batch by batch: after a kill, call it
-    again. A picture that cannot be read any more stops the switch, unless `prune` removes it. `confident` is
-    None until the catalogue, opened with the new encoder, is calibrated.
+
+def reindex(
+    catalogue: Catalogue,
+    encoder: Encoder,
+    regime: str,
+    prune: bool = False,
+    on_progress: Progress | None = None,
+) -> list[Skipped]:
+    """Encode every stored region anew and switch the catalogue to `encoder` and `regime` in one step.
+
+    In the regimes "train+gallery…" the stored captions take part. The old descriptors answer searches until
+    the switch. Durable batch by batch: after a kill, call it again. A picture that cannot be read any more
+    stops the switch, unless `prune` removes it. `confident` is None until the catalogue, opened with the new
+    encoder, is calibrated.
     """
+    fused = regime.startswith("train+gallery")
     with catalogue.open_writer() as store, ThreadPoolExecutor(os.cpu_count()) as pool:
-        if store.meta.get("staged_fingerprint") != encoder.fingerprint:
+        staged = f"{encoder.fingerprint} {regime}"
+        if store.meta.get("staged_fingerprint") != staged:
             store.discard_staged()
-            store.meta["staged_fingerprint"] = encoder.fingerprint
+            store.meta["staged_fingerprint"] = staged
         total = store.count().regions
         done = total - store.count_unstaged()
         lost: dict[int, Skipped] = {}
         after = 0
         while waiting := store.unstaged(BATCH * (os.cpu_count() or 1), after):
             after = waiting[-1][0]
-            encoded = pool.map(lambda chunk: _encode_again(chunk, encoder), chunks(waiting, BATCH))
-            for keys, vectors, gone in encoded:
-                store.stage(keys, vectors)
-                lost |= gone
-                done += len(keys) + len(gone)
+            encoded = pool.map(lambda chunk: _encode_again(chunk, encoder, fused), chunks(waiting, BATCH))
+            for again in encoded:
+                store.stage(again.keys, again.vectors, again.meanings)
+                lost |= again.lost
+                done += len(again.keys) + len(again.lost)
                 if on_progress:
                     on_progress(done, total)
         if lost and not prune:
@@ -233,19 +253,32 @@ def reindex(
             )
         store.remove_regions(list(lost))
         store.switch(
-            {"encoder": encoder.name, "fingerprint": encoder.fingerprint, "dim": str(encoder.dim)},
+            {
+                "encoder": encoder.name,
+                "fingerprint": encoder.fingerprint,
+                "dim": str(encoder.dim),
+                "regime": regime,
+            }
         )
-        for fact in ("confident_from", "calibrated_at"):  # the old encoder's
+        for fact in ("confident_from", "calibrated_at", *GATES):  # the old encoder's
             store.meta.pop(fact, None)
         store.build_index()
     return list(lost.values())
 
 
-def _encode_again(
-    stored: Sequence[tuple[int, Row]], encoder: Encoder
-) -> tuple[list[int], Floats, dict[int, Skipped]]:
-    """Region keys and their new descriptors, and what could not be read by key."""
+@dataclass(frozen=True, slots=True)
+class _Again:
+    """Regions encoded anew: keys (M,), descriptors (M, D), their captions' (M, D); what cannot be read."""
+
+    keys: list[int]
+    vectors: Floats
+    meanings: Floats
+    lost: dict[int, Skipped]
+
+
+def _encode_again(stored: Sequence[tuple[int, Row]], encoder: Encoder, fused: bool) -> _Again:
     regions: dict[int, Region] = {}
+    words: list[str] = []
     lost: dict[int, Skipped] = {}
     for key, row in stored:
         try:
@@ -255,7 +288,12 @@ def _encode_again(
                     f"{row.source}: not the picture that was indexed", "index its folder again first"
                 )
             regions[key] = Region(picture, row.box, row.score)
+            words.append(row.caption.text if row.caption else "")
         except (BadPicture, BadInput) as error:
             lost[key] = Skipped(row.source, str(error))
-    vectors = encoder.pictures(list(regions.values())) if regions else np.zeros((0, encoder.dim), np.float32)
-    return list(regions), vectors, lost
+    none = np.zeros(encoder.dim, np.float32)
+    vectors = np.zeros((0, encoder.dim), np.float32)
+    if regions:
+        vectors = described(list(regions.values()), words if fused else None, encoder)
+    meanings = [none if meaning is None else meaning for meaning in meant(words, encoder)]
+    return _Again(list(regions), vectors, np.reshape(meanings, (-1, encoder.dim)).astype(np.float32), lost)

@@ -130,12 +130,46 @@ class Region:
 
 
 @dataclass(frozen=True, slots=True)
+class Claim:
+    """One thing that a caption says, and what speaks for it.
+
+    `support` is by check, from 0 (contradicted) over 0.5 (cannot tell) to 1 (confirmed): "pixels", what was
+    measured; "views", the item's other pictures; "samples", the same question asked again; "agreement", the
+    encoder's. A claim that nobody checked has none.
+    """
+
+    text: str  # as a caption says it: "navy", "a V-neck"
+    attribute: str = ""  # that it speaks of, by the vocabulary's name; "" where there is none
+    value: str = ""
+    support: Mapping[str, float] = field(default_factory=dict)
+    believed: bool = True
+
+    @property
+    def confidence(self) -> float:
+        """The least support that it has, 0 to 1; 1 where nobody checked."""
+        return min(self.support.values(), default=1.0)
+
+
+@dataclass(frozen=True, slots=True)
 class Caption:
-    """Text about a region and who wrote it. A failed caption has `error` and an empty text."""
+    """Text about a region and who wrote it: what is believed of its claims.
+
+    A failed one has `error` and no text. Whatever it says is text: never code, markup or an instruction.
+    """
 
     text: str
-    by: str
+    by: str  # the captioner's name
     error: str | None = None
+    claims: tuple[Claim, ...] = ()
+
+    @property
+    def attributes(self) -> dict[str, tuple[str, ...]]:
+        """The values that are believed, by attribute."""
+        found: dict[str, tuple[str, ...]] = {}
+        for claim in self.claims:
+            if claim.believed and claim.attribute:
+                found[claim.attribute] = (*found.get(claim.attribute, ()), claim.value)
+        return found
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,6 +198,7 @@ class Row:
     box: Box | None = None  # None: the whole picture
     score: float = 1.0
     caption: Caption | None = None
+    meaning: Floats | None = None  # the caption's own descriptor (D,): what `Encoder.texts` makes of it
     origin: str = ""  # the SOURCE argument (folder or table) that listed the picture
 
 
@@ -282,11 +317,17 @@ class Hits(list[Hit]):
         region: Region | None,
         confident: bool | None,
         timings_ms: Mapping[str, float],
+        prominence: float = -math.inf,
     ) -> None:
         super().__init__(hits)
         self.region = region  # of the query's picture that was searched; None for words alone
         self.confident = confident  # None: the catalogue is too small to tell, or nothing to compare
         self.timings_ms = timings_ms
+        self.prominence = prominence  # how far the first item stands out, see `ranking.prominence`
+
+
+# Where captions take part: nowhere; in the encoder's training; in the gallery's descriptors; in queries' too.
+REGIMES = ("image", "train", "train+gallery", "train+gallery+query")
 
 
 def unit(vectors: Iterable[Sequence[float]] | NDArray[Any]) -> Floats:

@@ -14,7 +14,7 @@ from making import DIM, row
 from lookalike.errors import BadInput
 from lookalike.store import LocalStore
 from lookalike.store.filters import parse
-from lookalike.values import AttributeValue, Item
+from lookalike.values import AttributeValue, Caption, Claim, Item
 
 ITEMS = [
     Item("A1", "Red shoe", {"price": 10, "colour": "red", "sizes": (36, 37), "new": True}),
@@ -23,8 +23,22 @@ ITEMS = [
     Item("c*", "", {"price": "cheap", "colour": "", "sizes": (), "new": 1}),
     Item("d?", "red hat", {"price": 2**53 + 1, "colour": 5, "two words": "ja"}),
     Item("e", "Hut", {"price": (1, "one", True), "sizes": 36.0}),
-    Item("f", "bare"),
+    Item("f", "bare", {"seen_colour": "red"}),  # a name that always means claims
 ]
+
+
+def claims(*values: tuple[str, str], believed: bool = True) -> tuple[Claim, ...]:
+    return tuple(Claim(f"it is {value}", name, value, believed=believed) for name, value in values)
+
+
+# What the captions of an item's regions claim, a tuple each.
+SEEN = {
+    "A1": [claims(("colour", "Red"), ("colour", "blue")), claims(("colour", "GRÜN"), ("print", ""))],
+    "a1": [claims(("colour", "red"), ("print", "one")), ()],
+    "b[2]": [claims(("colour", "blue"), believed=False), claims(("print", "Straße 50%"))],
+    "c*": [claims(("colour", "blue")), claims(("colour", "red"), ("price", "10"), believed=False)],
+    "d?": [claims(("price", "10"), ("two words", "ja"))],
+}
 
 Test = Callable[[AttributeValue], bool]
 
@@ -34,6 +48,9 @@ def values_of(item: Item, name: str) -> list[AttributeValue]:
         return [item.title]
     if name in ("id", "item"):
         return [item.id]
+    if name.startswith("seen_"):
+        told = [claim for region in SEEN.get(item.id, []) for claim in region if claim.believed]
+        return [claim.value for claim in told if f"seen_{claim.attribute}" == name]
     values = item.attributes.get(name, ())
     return list(values) if isinstance(values, tuple) else [values]
 
@@ -109,7 +126,20 @@ numbers = st.one_of(
     st.sampled_from([10, 10.5, -3, 36, 37, 1, 0, 5, 2**53, 2**53 + 1, 1e300]), st.integers(-5, 40)
 )
 patterns = st.text(st.sampled_from("%_reds blug*?['"), max_size=6)
-attributes = st.sampled_from(["price", "colour", "sizes", "new", "note", "two words"])
+attributes = st.sampled_from(
+    [
+        "price",
+        "colour",
+        "sizes",
+        "new",
+        "note",
+        "two words",
+        "seen_colour",
+        "seen_print",
+        "seen_price",
+        "seen_two words",
+    ]
+)
 columns = st.sampled_from(["title", "id", "item"])
 
 
@@ -180,7 +210,19 @@ expressions = st.recursive(
 @pytest.fixture(scope="module")
 def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalStore]:
     with LocalStore(tmp_path_factory.mktemp("filters"), DIM, write=True) as store:
-        store.add([row(item, f"{place}.jpg", seed=place) for place, item in enumerate(ITEMS)], run=1)
+        store.add(
+            [
+                row(
+                    item,
+                    f"{place} {number}.jpg",
+                    seed=place,
+                    caption=Caption("a thing", "somebody", claims=(Claim("nice"), *told)),
+                )
+                for place, item in enumerate(ITEMS)
+                for number, told in enumerate(SEEN.get(item.id, [()]))
+            ],
+            run=1,
+        )
         yield store
 
 
@@ -218,6 +260,16 @@ def test_filters_mean_what_the_oracle_says(store: LocalStore, expression: Expres
         ("price = 9007199254740993", {"d?"}),
         ("colour = 'red' or colour = 'grün' and price < 0", {"A1", "a1", "b[2]"}),
         ("\n( price\t= 10 )", {"A1"}),
+        ("seen_colour = 'RED'", {"A1", "a1"}),
+        ("seen_colour in ('blue', 'grün')", {"A1", "c*"}),
+        ("seen_colour != 'red'", {"c*"}),
+        ("seen_colour not in ('red', 'x')", {"c*"}),
+        ("not has seen_colour", {"b[2]", "d?", "e", "f"}),
+        ("has seen_print", {"A1", "a1", "b[2]"}),
+        ("seen_print like 'straße%'", {"b[2]"}),
+        ("seen_price = 10", set()),  # claims are text
+        ("seen_price = '10' and `seen_two words` = 'JA'", {"d?"}),
+        ("seen_colour = 'red' and colour = 'blue'", {"a1"}),
     ],
 )
 def test_examples(store: LocalStore, where: str, expected: set[str]) -> None:
@@ -236,6 +288,11 @@ def test_examples(store: LocalStore, where: str, expected: set[str]) -> None:
         ("clour = 'red'", "'clour'", "colour"),
         ("Price < 5", "'Price'", "price"),
         ("zzzzzz = 1", "'zzzzzz'", "colour"),
+        ("seen_clour = 'red'", "no believed caption speaks of 'seen_clour'", "seen_colour"),
+        ("seen_size = 36", "'seen_size'", "seen_price"),
+        ("prints = 'one'", "'prints'", "seen_print"),
+        ("has seen_", "'seen_'", "there is seen_"),
+        ("seen_zzzzzz = 1", "'seen_zzzzzz'", "there is seen_colour, seen_price, seen_print"),
         ("new < true", "true and false", ""),
         ("price between 1 and 'x'", "two numbers or two texts", ""),
         ("title = 5", "title is text", "quotes"),

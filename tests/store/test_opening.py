@@ -5,15 +5,17 @@ import shutil
 import sqlite3
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
-from making import DIM, many, vectors
+from making import DIM, many, row, vectors
 
 from lookalike.errors import CatalogueBusy, CatalogueError, StorageFull, WrongEncoder
 from lookalike.store import LocalStore, schema
 from lookalike.store.database import network_file_system
+from lookalike.values import Caption, Claim
 
 
 @pytest.fixture
@@ -106,6 +108,41 @@ def test_an_older_file_is_brought_up_to_date_by_a_writer(shop: Path, monkeypatch
     with sqlite3.connect(shop / "catalogue.sqlite") as connection:
         assert connection.execute("SELECT name FROM shelves").fetchall() == [("top",)]
     connection.close()
+
+
+def test_a_catalogue_of_the_first_version_is_brought_up_to_date(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(schema, "MIGRATIONS", schema.MIGRATIONS[:1])
+        LocalStore(tmp_path, DIM, write=True).close()
+    old = row("boot", caption=Caption("a navy boot", "somebody"))
+    with sqlite3.connect(tmp_path / "catalogue.sqlite") as connection:
+        connection.execute("INSERT INTO items VALUES (1, 'boot', '')")
+        connection.execute(
+            "INSERT INTO pictures VALUES (1, 1, 'shop', 'a.jpg', ?, 640, 480, 1)", (old.sha256,)
+        )
+        connection.execute("INSERT INTO regions VALUES (1, 1, NULL, NULL, NULL, NULL, 1)")
+        connection.execute("INSERT INTO vectors VALUES (1, ?)", (old.vector.astype("<f2").tobytes(),))
+        connection.execute("INSERT INTO captions VALUES (1, 'a navy boot', 'somebody')")
+        connection.execute("INSERT INTO words (rowid, captions) VALUES (1, 'a navy boot')")
+        tables = "SELECT name FROM sqlite_schema WHERE name IN ('claims', 'meanings')"
+        assert connection.execute(tables).fetchall() == []
+    connection.close()
+
+    with pytest.raises(CatalogueError, match="older lookalike") as caught:
+        LocalStore(tmp_path)
+    assert "lookalike index" in caught.value.hint
+    claimed = replace(old.caption, claims=(Claim("navy", "colour", "navy"),))
+    with LocalStore(tmp_path, write=True) as store:
+        (found,) = store.scan()
+        assert (found.caption, found.meaning) == (old.caption, None)
+        store.add([replace(old, caption=claimed, meaning=vectors(1)[0])], run=2)
+        assert list(store.check()) == []
+    with LocalStore(tmp_path) as store, store.view() as view:
+        assert view.keys.tolist() == [1]
+        assert view.rows(view.keys)[0].caption == claimed
+        assert np.array_equal(view.meanings(view.keys), vectors(1))
 
 
 def test_a_migration_that_fails_changes_nothing(shop: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -90,7 +90,6 @@ def test_adding_the_same_again_keeps_the_keys_and_moves_the_source(store: LocalS
     [
         {"box": Box(0, 0, 9, 8)},
         {"score": 0.5},
-        {"caption": Caption("a boot", "somebody")},
         {"vector": vectors(1, seed=7)[0]},
     ],
 )

@@ -8,7 +8,8 @@ from typing import Annotated
 import typer
 
 from lookalike import __version__
-from lookalike.cli import catalogues, measuring, training
+from lookalike.cli import captioning, catalogues, measuring, training
+from lookalike.cli.bench import bench
 from lookalike.cli.measuring import make
 from lookalike.cli.models import models
 from lookalike.cli.output import printable
@@ -30,6 +31,7 @@ for command in (
     catalogues.remove,
     catalogues.reindex,
     catalogues.demo,
+    captioning.caption,
     measuring.compare,
     measuring.doctor,
     training.train,
@@ -38,6 +40,7 @@ for command in (
 app.command("eval")(measuring.evaluate)
 app.add_typer(models, name="models")
 app.add_typer(make, name="make")
+app.add_typer(bench, name="bench")
 
 
 def main() -> None:

@@ -2,19 +2,41 @@
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Iterator
+from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
+from lookalike.cli.captioning import (
+    CAPTIONER,
+    KeyOption,
+    LlmOption,
+    StrategyOption,
+    VlmOption,
+    captioner_of,
+    plain_asking,
+)
 from lookalike.cli.output import EncoderOption, JsonOption, bar, print_json, printable, say
-from lookalike.errors import LookalikeError
+from lookalike.errors import BadInput, LookalikeError
 
 if TYPE_CHECKING:  # loaded by the commands that need them: `--help` answers at once
     from lookalike.catalogue import Report
+    from lookalike.refining import Refinement
     from lookalike.values import Hit, Hits
 
 CatalogueArgument = Annotated[Path, typer.Argument(metavar="CATALOGUE", help="The catalogue's folder.")]
+RegimeOption = Annotated[
+    str | None,
+    typer.Option(
+        "--regime",
+        metavar="train|train+gallery|train+gallery+query",
+        help="Where captions take part in descriptors, with an encoder trained with them.",
+    ),
+]
 InOption = Annotated[Path, typer.Option("--in", metavar="CATALOGUE", help="The catalogue to search.")]
 
 
@@ -32,6 +54,14 @@ def index(
     prune: Annotated[
         bool, typer.Option("--prune", help="Remove pictures that SOURCE no longer lists.")
     ] = False,
+    captions: Annotated[
+        str | None, typer.Option("--captions", metavar=CAPTIONER, help="Who says what pictures show.")
+    ] = None,
+    regime: RegimeOption = None,
+    vlm: VlmOption = None,
+    llm: LlmOption = None,
+    strategy: StrategyOption = "attributes",
+    key_file: KeyOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Add pictures to a catalogue. Killed or stopped, run it again: what is stored is not encoded twice."""
@@ -40,11 +70,13 @@ def index(
 
     for source in sources:
         listing(source)  # a mistyped SOURCE fails here, before an empty catalogue is made
+    asking = plain_asking(captions, vlm, llm, strategy, key_file)
     with (
-        open_catalogue(to, Settings(encoder=encoder, regions=regions)) as catalogue,
+        captioner_of(captions, asking) if captions else nullcontext() as captioner,
+        open_catalogue(to, Settings(encoder=encoder, regions=regions, regime=regime)) as catalogue,
         bar("indexing") as on_progress,
     ):
-        report = catalogue.add(sources, prune, on_progress)
+        report = catalogue.add(sources, prune, on_progress, captioner=captioner)
     if as_json:
         print_json(
             {
@@ -55,6 +87,8 @@ def index(
                 "vanished": [{"item": item, "source": source} for item, source in report.vanished],
                 "pruned": report.pruned,
                 "skipped": [{"source": skipped.source, "error": skipped.error} for skipped in report.skipped],
+                "captions": report.captions,
+                "uncaptioned": [{"source": each.source, "error": each.error} for each in report.uncaptioned],
                 "seconds": round(report.seconds, 3),
                 "encoder_seconds": round(report.encoder_seconds, 3),
             }
@@ -88,6 +122,19 @@ def search(
     regions: Annotated[
         str | None, typer.Option("--regions", metavar="NAME", help="How the object is found without --box.")
     ] = None,
+    captions: Annotated[
+        str | None,
+        typer.Option("--captions", metavar=CAPTIONER, help="Refine hits by a caption of the picture."),
+    ] = None,
+    deadline: Annotated[float, typer.Option("--deadline", min=0, help="Wait so many seconds for it.")] = 10.0,
+    gate: Annotated[
+        str | None,
+        typer.Option("--gate", metavar="margin|disagreement", help="Have captions of doubtful queries only."),
+    ] = None,
+    vlm: VlmOption = None,
+    llm: LlmOption = None,
+    strategy: StrategyOption = "attributes",
+    key_file: KeyOption = None,
     explain: Annotated[
         bool, typer.Option("--explain", help="Show why the first hit is first; writes explain.jpg.")
     ] = False,
@@ -97,17 +144,29 @@ def search(
     as_json: JsonOption = False,
 ) -> None:
     """Find the items of a catalogue that a picture, or words, or both, ask for."""
+    from lookalike.refining import refined
     from lookalike.settings import Settings, open_catalogue
     from lookalike.values import Box
 
     settings = Settings(query_regions=regions, rerank=rerank)
     with open_catalogue(catalogue_folder, settings, create=False) as catalogue:
         asked = [str(picture) for picture in pictures or []]
-        hits = catalogue.search(asked or None, Box.parse(box) if box else None, text, where, top)
-        if as_json:
-            print_json(_hits_json(hits, asked))
+        place = Box.parse(box) if box else None
+        refinement = None
+        if captions is None:
+            hits = catalogue.search(asked or None, place, text, where, top)
+            if not as_json:
+                _print_hits(hits)
         else:
-            _print_hits(hits)
+            if len(asked) != 1 or text:
+                raise BadInput("--captions goes with one picture", "leave out --text and further pictures")
+            asking = plain_asking(captions, vlm, llm, strategy, key_file)
+            asking = replace(asking, attempts=2)  # somebody waits
+            with captioner_of(captions, asking, ready=False) as captioner:
+                search = refined(catalogue, captioner, asked[0], place, where, top, deadline, gate)
+                hits, refinement = _two_phases(search, quiet=as_json)
+        if as_json:
+            print_json(_hits_json(hits, asked, refinement))
         if sheet is not None:
             from lookalike.explain import draw_answers
 
@@ -203,22 +262,27 @@ def remove(
 
 def reindex(
     catalogue_folder: CatalogueArgument,
-    encoder: Annotated[str, typer.Option("--encoder", metavar="NAME", help="The new encoder.")],
+    encoder: EncoderOption = None,
+    regime: RegimeOption = None,
     prune: Annotated[
         bool, typer.Option("--prune", help="Remove pictures that cannot be read any more.")
     ] = False,
 ) -> None:
-    """Encode a catalogue anew with another encoder and switch to it in one step."""
+    """Encode a catalogue anew, with another encoder or in another regime, and switch to it in one step."""
     from lookalike import upkeep
-    from lookalike.settings import open_catalogue, open_encoder
+    from lookalike.settings import open_catalogue, open_encoder, regime_for
 
+    if encoder is None and regime is None:
+        raise BadInput("nothing to change", "give --encoder NAME, or --regime NAME, or both")
     with open_catalogue(catalogue_folder, create=False) as catalogue, bar("encoding") as on_progress:
-        lost = upkeep.reindex(catalogue, open_encoder(encoder), prune, on_progress)
+        new = open_encoder(encoder) if encoder else catalogue.encoder
+        lost = upkeep.reindex(catalogue, new, regime_for(new, regime, catalogue.regime), prune, on_progress)
     with open_catalogue(catalogue_folder, create=False) as renewed, renewed.open_writer() as store:
         renewed.calibrate(store)
+        switched = f"{renewed.encoder.name}, regime {renewed.regime}"
     for skipped in lost:
         say(f"removed {skipped.source}: {skipped.error}")
-    say(f"{catalogue_folder} is now searched with {encoder}")
+    say(f"{catalogue_folder} is now searched with {switched}")
 
 
 def demo(
@@ -243,6 +307,10 @@ def _print_report(report: Report, to: Path) -> None:
     )
     for skipped in report.skipped:
         say(f"  skipped: {skipped.error}")
+    if report.captions:
+        say(f"  {report.captions:,} regions have a caption")
+    for failed in report.uncaptioned:
+        say(f"  no caption: {failed.source}: {failed.error}")
     if report.vanished:
         gone = "removed" if report.pruned else "still in the catalogue; --prune removes them"
         say(f"  {len(report.vanished):,} pictures are no longer in the source: {gone}")
@@ -277,18 +345,66 @@ def _where(hit: Hit) -> str:
     return hit.picture if hit.box is None else f"{hit.picture} [{hit.box}]"
 
 
-def _hits_json(hits: Hits, pictures: list[str]) -> dict[str, Any]:
+def _two_phases(search: Iterator[Hits | Refinement], quiet: bool) -> tuple[Hits, Refinement]:
+    """Print the first hits as soon as they are there, then what a caption makes of them."""
+    first = cast("Hits", next(search))
+    if not quiet:
+        _print_hits(first)
+        sys.stdout.flush()
+    refinement = cast("Refinement", next(search))
+    if not quiet:
+        _print_caption(refinement)
+        if refinement.hits is not None:
+            _print_hits(refinement.hits)
+    return refinement.hits or first, refinement
+
+
+def _print_caption(refinement: Refinement) -> None:
+    caption = refinement.caption
+    if caption is not None and caption.text:
+        typer.echo()
+        say(f"caption after {refinement.ms / 1000:.2f} s: {caption.text}  ({caption.by})")
+    for claim in caption.claims if caption else ():
+        if not claim.believed:
+            against = ", ".join(f"{check} {value:.2f}" for check, value in claim.support.items())
+            say(f"  not believed: {claim.text} ({against})")
+    say(
+        {
+            "refined": "with it:",
+            "unchanged": "it changes nothing",
+            "sure": "no caption was asked for: the first hit stands out",
+            "late": "no caption in time: the hits above stand",
+            "failed": f"no caption: {caption.error if caption else ''}",
+            "nothing said": "nothing of the caption is believed: the hits above stand",
+        }[refinement.outcome]
+    )
+
+
+def _hits_json(hits: Hits, pictures: list[str], refinement: Refinement | None) -> dict[str, Any]:
     box = hits.region.box if hits.region else None
-    return {
+    caption = refinement.caption if refinement else None
+    document: dict[str, Any] = {
         "query": {
             "picture": pictures[0] if pictures else None,
             "box": None if box is None else list(box.corners),
-            "caption": None,
+            "caption": caption.text if caption else None,
         },
         "hits": [hit.as_json() for hit in hits],
         "confident": hits.confident,
         "timings_ms": dict(hits.timings_ms),
     }
+    if refinement is not None:
+        from lookalike.captions.records import claims_json
+
+        document["refinement"] = {
+            "outcome": refinement.outcome,
+            "by": caption.by if caption else None,
+            "error": caption.error if caption else None,
+            "claims": claims_json(caption.claims) if caption else [],
+            "first_ms": round(refinement.first_ms, 3),
+            "ms": round(refinement.ms, 3),
+        }
+    return document
 
 
 def _pair_json(pair: Any) -> dict[str, Any]:

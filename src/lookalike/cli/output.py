@@ -5,11 +5,15 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Annotated, Any
+from typing import Annotated, Any, Protocol
 
 import typer
 
-OnProgress = Callable[[int, int | None], None]  # done, and in all where that is known
+
+class OnProgress(Protocol):
+    def __call__(self, done: int, total: int | None, note: str = "") -> None:
+        """So much is done, of so much where that is known; the note stands beside the bar."""
+
 
 EncoderOption = Annotated[
     str | None,
@@ -32,7 +36,12 @@ def bars() -> Iterator[Callable[[str], OnProgress]]:
 
         def stage(what: str) -> OnProgress:
             task = bar.add_task(what, total=None)
-            return lambda done, total: bar.update(task, completed=done, total=total)
+
+            def on_progress(done: int, total: int | None, note: str = "") -> None:
+                told = f"{what} ({note})" if note else what
+                bar.update(task, completed=done, total=total, description=told)
+
+            return on_progress
 
         yield stage
 

@@ -117,7 +117,7 @@ def _data(
     def told(what: str) -> OnProgress:
         report = stage(what)
 
-        def on_progress(done: int, total: int | None) -> None:
+        def on_progress(done: int, total: int | None, note: str = "") -> None:
             if say and done == 0 and total and what == "training":
                 size = size_of(total, views, encoder) / 1e6
                 typer.echo(f"{total:,} regions in {views} views take {size:,.0f} MB in {folder}")

@@ -96,6 +96,7 @@ class AdaptedEncoder:
                 )
         self.name, self.dim = branches.name, facts.dim
         self.guard = facts.guard if facts.texts else None
+        self.captioned = facts.texts
         recipe = [
             facts.fingerprint, f"{facts.weight:g}", *self._towers.fingerprints.values(), self._towers.recipe,
             "by mask" if by_mask else "own pixels",

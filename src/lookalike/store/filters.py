@@ -1,9 +1,12 @@
 """Filters: `price < 50 and color in ('red', 'blue')`, read by a parser and turned into SQL over items.
 
 A name is an attribute, or the item's own `title` or `id` (`item` is the same); a name that is not one word
-stands in `backticks`. Text compares without case (ids exactly), numbers only with numbers, booleans only by =
-and !=. Of an attribute with several values one is enough. `!=`, `not in`, `not like` and `not between` want
-the attribute to be there and none of its values to match; `not (...)` is true of every item that ... is not.
+stands in `backticks`. A name that begins with `seen_` always speaks of what captions claim and is believed,
+never of an attribute that is called so: of `seen_colour = 'navy'` one region of the item is enough.
+
+Text compares without case (ids exactly), numbers only with numbers, booleans only by = and !=. Claims are
+text. Of several values one is enough. `!=`, `not in`, `not like` and `not between` want a value to be there
+and none to match; `not (...)` is true of every item that ... is not.
 """
 
 from __future__ import annotations
@@ -104,7 +107,7 @@ def matching(connection: sqlite3.Connection, where: str) -> Filter:
     """A `where` expression as a condition for this catalogue; BadInput where an attribute is unknown."""
     condition = parse(where)
     for name in condition.names:
-        if not connection.execute("SELECT 1 FROM attributes WHERE name = ? LIMIT 1", (name,)).fetchone():
+        if not connection.execute(f"{_items_with(name)} LIMIT 1", (name,)).fetchone():
             raise _unknown(connection, name)
     return condition
 
@@ -144,7 +147,7 @@ class _Compiler:
         (name,) = parts
         if name in _ITEM_COLUMNS:
             return Filter(f"{_ITEM_COLUMNS[name]} <> ''")
-        return Filter(_SOME.format("1"), (name,), (name,))
+        return Filter(f"key IN ({_items_with(name)})", (name,), (name,))
 
     def compare(self, parts: list[Any]) -> Filter:
         name, sign, value = parts
@@ -187,7 +190,17 @@ class _Compiler:
 
 
 _ITEM_COLUMNS = {"title": "casefold(title)", "id": "id", "item": "id"}
-_SOME = "key IN (SELECT item FROM attributes WHERE name = ? AND {0})"
+_SEEN = "seen_"
+
+
+def _items_with(name: str) -> str:
+    """Selects the items that have a value, `folded`, under the name that is bound to it."""
+    if not name.startswith(_SEEN):
+        return "SELECT item FROM attributes WHERE name = ?"
+    return (
+        "SELECT item FROM claims JOIN regions ON regions.key = region JOIN pictures ON pictures.key = picture"
+        f" WHERE believed AND attribute <> '' AND attribute = substr(?, {len(_SEEN) + 1})"
+    )
 
 
 def _condition(
@@ -207,10 +220,11 @@ def _condition(
         test += (
             " AND {0} >= '' AND {0} < x''" if text else "" if isinstance(values[0], bool) else " AND {0} < ''"
         )
-    some = _SOME.format(test.format("folded"))
+    named = _items_with(name)
+    some = f"key IN ({named} AND {test.format('folded')})"
     parameters = (name, *map(folded, values))
     if inverted:
-        return Filter(f"({_SOME.format('1')} AND NOT {some})", (name, *parameters), (name,))
+        return Filter(f"(key IN ({named}) AND NOT {some})", (name, *parameters), (name,))
     return Filter(some, parameters, (name,))
 
 
@@ -241,11 +255,16 @@ def _unreadable(where: str, error: UnexpectedInput) -> BadInput:
 
 
 def _unknown(connection: sqlite3.Connection, name: str) -> BadInput:
-    known = [name for (name,) in connection.execute("SELECT DISTINCT name FROM attributes ORDER BY name")]
+    seen = name.startswith(_SEEN)
+    message = f"no believed caption speaks of {name!r}" if seen else f"no item has an attribute {name!r}"
+    found = connection.execute(
+        f"SELECT name FROM attributes WHERE name NOT GLOB '{_SEEN}*'"
+        f" UNION SELECT '{_SEEN}' || attribute FROM claims WHERE believed AND attribute <> '' ORDER BY 1"
+    )
+    # its own kind first
+    known = sorted((name for (name,) in found), key=lambda other: other.startswith(_SEEN) != seen)
     lowered = {other.casefold(): other for other in reversed(known)}
     near = [lowered[match] for match in difflib.get_close_matches(name.casefold(), lowered, n=3, cutoff=0.5)]
     if not known:
-        return BadInput(
-            f"no item has an attribute {name!r}", "no item here has any attribute; title and id can be used"
-        )
-    return BadInput(f"no item has an attribute {name!r}", "there is " + ", ".join(near or known[:8]))
+        return BadInput(message, "no item here has any attribute; title and id can be used")
+    return BadInput(message, "there is " + ", ".join(near or known[:8]))

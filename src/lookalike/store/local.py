@@ -45,6 +45,9 @@ class LocalView:
     def vectors(self, keys: Keys) -> Floats:
         return self._gallery.vectors(keys)
 
+    def meanings(self, keys: Keys) -> Floats:
+        return table.meanings(self._connection, keys, self._gallery.dim)
+
     def owners(self, keys: Keys) -> Keys:
         return self._gallery.owners_of(keys)
 
@@ -172,10 +175,10 @@ class LocalStore:
     def add(self, rows: Sequence[Row], run: int) -> None:
         """Upsert by picture (item id, sha256), all or nothing, on disk at return.
 
-        The rows of a picture are all its regions. One that is stored the same (boxes, scores, captions,
-        descriptors in fp16) keeps its region keys. A source of an item holds one content: an older one goes.
-        An item with only an id leaves the stored title and attributes alone. Failed and empty captions are
-        not kept.
+        The rows of a picture are all its regions. One that is stored the same (boxes, scores, descriptors
+        in fp16) keeps its region keys, also under other captions. A source of an item holds one content: an
+        older one goes. An item with only an id leaves the stored title and attributes alone. Failed and empty
+        captions are not kept, nor what they mean.
         """
         with self._database.write() as connection:
             writing.add(connection, rows, run)
@@ -214,15 +217,19 @@ class LocalStore:
         with self._database.read() as connection:
             return staging.count_unstaged(connection)
 
-    def stage(self, keys: Sequence[int] | Keys, vectors: Floats) -> None:
-        """Keep descriptors (M, D) for region keys (M,) until `switch`; on disk at return."""
+    def stage(self, keys: Sequence[int] | Keys, vectors: Floats, meanings: Floats | None = None) -> None:
+        """Keep descriptors (M, D) for region keys (M,) until `switch`; on disk at return.
+
+        `meanings` (M, D) are those of their captions, with rows of zeros where there is none.
+        """
         with self._database.write() as connection:
-            staging.stage(connection, keys, vectors)
+            staging.stage(connection, keys, vectors, meanings)
 
     def switch(self, meta: Mapping[str, str]) -> None:
         """Replace all descriptors by the staged ones and set `meta`, at once; readers follow at their next.
 
-        CatalogueError where a region has no staged one.
+        A caption whose own descriptor was not staged loses the one it had. CatalogueError where a region has
+        no staged descriptor.
         """
         with self._database.write() as connection:
             staging.switch(connection, meta)

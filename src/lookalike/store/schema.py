@@ -58,6 +58,24 @@ MIGRATIONS = (
         DELETE FROM words WHERE rowid = old.key;
     END;
     """,
+    """
+    CREATE TABLE meanings (  -- the captions' own descriptors, like `vectors`
+        region INTEGER PRIMARY KEY REFERENCES captions ON DELETE CASCADE, vector BLOB NOT NULL
+    );
+    CREATE TABLE meanings_next (  -- of the same captions under another encoder, until `switch`
+        region INTEGER PRIMARY KEY REFERENCES captions ON DELETE CASCADE, vector BLOB NOT NULL
+    );
+    CREATE TABLE claims (  -- what a caption says, piece by piece
+        region INTEGER NOT NULL REFERENCES captions ON DELETE CASCADE,
+        position INTEGER NOT NULL, text TEXT NOT NULL, attribute TEXT NOT NULL,
+        value TEXT NOT NULL, folded NOT NULL,  -- untyped as of attributes: no number compares with text
+        support TEXT NOT NULL,  -- a JSON object: from 0 to 1 by check
+        believed INTEGER NOT NULL,
+        PRIMARY KEY (region, position)
+    ) WITHOUT ROWID;
+    -- What filters on `seen_` names ask; covers `region`, part of the primary key.
+    CREATE INDEX claims_by_value ON claims (attribute, folded, believed) WHERE believed AND attribute <> '';
+    """,
 )
 
 

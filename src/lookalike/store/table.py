@@ -10,13 +10,14 @@ import math
 import sqlite3
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import groupby
+from operator import itemgetter
 from urllib.parse import quote_from_bytes, unquote_to_bytes
 
 import numpy as np
 from numpy.typing import NDArray
 
 from lookalike.errors import BadInput
-from lookalike.values import AttributeValue, Box, Caption, Counts, Floats, Item, Keys, Row
+from lookalike.values import AttributeValue, Box, Caption, Claim, Counts, Floats, Item, Keys, Row
 
 Halves = NDArray[np.float16]
 Stored = str | int | float | bytes  # an attribute's value in the table
@@ -34,17 +35,20 @@ def fact(connection: sqlite3.Connection, key: str) -> str:
 
 def rows(connection: sqlite3.Connection, keys: Sequence[int]) -> list[Row]:
     """What is stored under region keys, in their order; KeyError for a key that is not there."""
+    listed = json.dumps(list(keys))
     records = connection.execute(
-        "SELECT regions.key, item, source, sha256, width, height, vector,"
-        " x0, y0, x1, y1, score, text, by, origin"
+        "SELECT regions.key, item, source, sha256, width, height, vectors.vector,"
+        " x0, y0, x1, y1, score, text, by, meanings.vector, origin"
         " FROM regions JOIN pictures ON pictures.key = picture JOIN vectors ON vectors.region = regions.key"
         " LEFT JOIN captions ON captions.region = regions.key"
+        " LEFT JOIN meanings ON meanings.region = regions.key"
         " WHERE regions.key IN (SELECT value FROM json_each(?))",
-        (json.dumps(list(keys)),),
+        (listed,),
     ).fetchall()
     items = _items(connection, {record[1] for record in records})
+    claims = _claims(connection, listed)
     found = {}
-    for key, item, source, sha256, width, height, vector, *corners, score, text, by, origin in records:
+    for key, item, source, sha256, width, height, vector, *box, score, text, by, meaning, origin in records:
         found[key] = Row(
             item=items[item],
             source=from_text(source),
@@ -52,9 +56,10 @@ def rows(connection: sqlite3.Connection, keys: Sequence[int]) -> list[Row]:
             width=width,
             height=height,
             vector=np.frombuffer(vector, HALF).astype(np.float32),
-            box=None if corners[0] is None else Box(*corners),
+            box=None if box[0] is None else Box(*box),
             score=score,
-            caption=None if text is None else Caption(text, by),
+            caption=None if text is None else Caption(text, by, claims=claims.get(key, ())),
+            meaning=None if meaning is None else np.frombuffer(meaning, HALF).astype(np.float32),
             origin=from_text(origin),
         )
     return [found[key] for key in keys]
@@ -115,6 +120,19 @@ def vectors_after(connection: sqlite3.Connection, last: int, dim: int) -> Iterat
     cursor = connection.execute("SELECT vector FROM vectors WHERE region > ? ORDER BY region", (last,))
     while block := cursor.fetchmany(_SCANNED):
         yield np.frombuffer(b"".join(vector for (vector,) in block), HALF).reshape(-1, dim)
+
+
+def meanings(connection: sqlite3.Connection, keys: Keys, dim: int) -> Floats:
+    """Region keys (M,) -> their captions' own descriptors (M, D); a row of zeros where there is none."""
+    found = connection.execute(
+        "SELECT json_each.key, vector FROM json_each(?) CROSS JOIN meanings ON region = value",
+        (json.dumps(keys.tolist()),),
+    ).fetchall()
+    told = np.zeros((len(keys), dim), np.float32)
+    if found:
+        places, vectors = zip(*found, strict=True)
+        told[list(places)] = np.frombuffer(b"".join(vectors), HALF).reshape(-1, dim)
+    return told
 
 
 def removed_after(connection: sqlite3.Connection, last: int) -> Keys:
@@ -185,6 +203,22 @@ def _items(connection: sqlite3.Connection, keys: Iterable[int]) -> dict[int, Ite
     return {key: Item(name, title, attributes.get(key, {})) for key, name, title in found}
 
 
+def _claims(connection: sqlite3.Connection, listed: str) -> dict[int, tuple[Claim, ...]]:
+    """The claims of the captions of region keys, a JSON list, by key."""
+    records = connection.execute(
+        "SELECT region, text, attribute, value, support, believed FROM claims"
+        " WHERE region IN (SELECT value FROM json_each(?)) ORDER BY region, position",
+        (listed,),
+    )
+    return {
+        region: tuple(
+            Claim(text, attribute, value, json.loads(support), bool(believed))
+            for _region, text, attribute, value, support, believed in claims
+        )
+        for region, claims in groupby(records, key=itemgetter(0))
+    }
+
+
 def check(connection: sqlite3.Connection) -> Iterator[str]:
     """Every fault in the table, in words: its pages, its references, its descriptors."""
     for (line,) in connection.execute("PRAGMA integrity_check"):
@@ -211,3 +245,7 @@ def check(connection: sqlite3.Connection) -> Iterator[str]:
         length = np.linalg.norm(np.frombuffer(vector, HALF).astype(np.float32))
         if not 0.99 < length < 1.01:
             yield f"the descriptor of region {key} has length {length:.3f} instead of 1"
+    for key, length in connection.execute(
+        "SELECT region, length(vector) FROM meanings WHERE length(vector) <> ? ORDER BY region", (size,)
+    ):
+        yield f"the caption's descriptor of region {key} has {length // 2} numbers instead of {size // 2}"

@@ -10,11 +10,13 @@ import json
 import math
 import sqlite3
 from collections.abc import Iterable, Sequence
+from itertools import groupby
+from operator import itemgetter
 from typing import NamedTuple
 
 from lookalike.errors import BadInput
 from lookalike.store.table import fact, folded, halves, to_text, to_value
-from lookalike.values import AttributeValue, Item, Row
+from lookalike.values import AttributeValue, Claim, Item, Row
 
 
 class _Picture(NamedTuple):
@@ -26,13 +28,29 @@ class _Picture(NamedTuple):
     height: int
 
 
-# corners, score, the caption's text and author, vector: what makes two regions the same
-_Region = tuple[tuple[float | None, ...], float, tuple[str, str] | None, bytes]
+# corners, score, vector: what makes two regions the same
+_Seen = tuple[tuple[float | None, ...], float, bytes]
+_Claim = tuple[str, str, str, str, bool]  # text, attribute, value, support as JSON, believed
+
+
+class _Told(NamedTuple):
+    """A caption as it is stored."""
+
+    text: str
+    by: str
+    meaning: bytes | None
+    claims: tuple[_Claim, ...]
+
+
+class _Region(NamedTuple):
+    seen: _Seen
+    told: _Told | None
 
 
 def add(connection: sqlite3.Connection, rows: Sequence[Row], run: int) -> None:
     """Upsert pictures: the rows of one (item, sha256) from one source are that picture's regions."""
-    vectors = halves([row.vector for row in rows], int(fact(connection, "dim")))
+    dim = int(fact(connection, "dim"))
+    vectors = halves([row.vector for row in rows], dim)
     items: dict[str, Item] = {}
     pictures: dict[_Picture, list[_Region]] = {}
     for row, vector in zip(rows, vectors, strict=True):
@@ -40,7 +58,7 @@ def add(connection: sqlite3.Connection, rows: Sequence[Row], run: int) -> None:
             items[row.item.id] = row.item
         origin, source = to_text(row.origin), to_text(row.source)
         picture = _Picture(row.item.id, row.sha256, origin, source, row.width, row.height)
-        pictures.setdefault(picture, []).append(_region(row, vector.tobytes()))
+        pictures.setdefault(picture, []).append(_Region(_seen(row, vector.tobytes()), _told(row, dim)))
     try:
         keys = {}
         reworded = set()
@@ -156,7 +174,7 @@ def _several(values: AttributeValue | tuple[AttributeValue, ...]) -> tuple[Attri
 def _put_picture(
     connection: sqlite3.Connection, item: int, picture: _Picture, run: int, regions: list[_Region]
 ) -> bool:
-    """-> whether regions came or went."""
+    """-> whether anything changed that words are found by."""
     place = (picture.origin, picture.source, picture.width, picture.height, run)
     stored = connection.execute(
         "SELECT key FROM pictures WHERE item = ? AND sha256 = ?", (item, picture.sha256)
@@ -186,34 +204,81 @@ def _put_picture(
 def _put_regions(connection: sqlite3.Connection, picture: int, regions: list[_Region]) -> bool:
     """Make these the picture's regions; the same ones keep their keys. -> whether anything changed."""
     present = connection.execute(
-        "SELECT x0, y0, x1, y1, score, text, by, vector FROM regions JOIN vectors ON vectors.region = key"
-        " LEFT JOIN captions ON captions.region = key WHERE picture = ? ORDER BY key",
+        "SELECT key, x0, y0, x1, y1, score, vector FROM regions JOIN vectors ON vectors.region = key"
+        " WHERE picture = ? ORDER BY key",
         (picture,),
     ).fetchall()
-    if regions == [
-        (tuple(corners), score, None if text is None else (text, by), vector)
-        for *corners, score, text, by, vector in present
+    if [region.seen for region in regions] == [
+        (tuple(corners), score, vector) for _key, *corners, score, vector in present
     ]:
-        return False
+        stored = _told_of(connection, picture)
+        wanted = {key: region.told for (key, *_), region in zip(present, regions, strict=True)}
+        changed = {key: told for key, told in wanted.items() if told != stored.get(key)}
+        for key, told in changed.items():
+            _put_caption(connection, key, told)
+        return bool(changed)
     connection.execute("DELETE FROM regions WHERE picture = ?", (picture,))
-    for corners, score, caption, vector in regions:
+    for (corners, score, vector), told in regions:
         (key,) = connection.execute(
             "INSERT INTO regions (picture, x0, y0, x1, y1, score) VALUES (?, ?, ?, ?, ?, ?) RETURNING key",
             (picture, *corners, score),
         ).fetchone()
         connection.execute("INSERT INTO vectors VALUES (?, ?)", (key, vector))
-        if caption is not None:
-            connection.execute("INSERT INTO captions VALUES (?, ?, ?)", (key, *caption))
+        _put_caption(connection, key, told)
     return True
 
 
-def _region(row: Row, vector: bytes) -> _Region:
+def _told_of(connection: sqlite3.Connection, picture: int) -> dict[int, _Told]:
+    """The captions of a picture's regions, by region key."""
+    records = connection.execute(
+        "SELECT key, captions.text, by, vector, claims.text, attribute, value, support, believed"
+        " FROM regions JOIN captions ON captions.region = key"
+        " LEFT JOIN meanings ON meanings.region = captions.region"
+        " LEFT JOIN claims ON claims.region = captions.region"
+        " WHERE picture = ? ORDER BY key, position",
+        (picture,),
+    )
+    return {
+        key: _Told(text, by, meaning, tuple(record[4:] for record in group if record[4] is not None))
+        for (key, text, by, meaning), group in groupby(records, key=itemgetter(0, 1, 2, 3))
+    }
+
+
+def _put_caption(connection: sqlite3.Connection, region: int, told: _Told | None) -> None:
+    """Make this the region's caption. What is staged for a region was made with its old one: it goes."""
+    connection.execute("DELETE FROM vectors_next WHERE region = ?", (region,))
+    connection.execute("DELETE FROM captions WHERE region = ?", (region,))
+    if told is None:
+        return
+    connection.execute("INSERT INTO captions VALUES (?, ?, ?)", (region, told.text, told.by))
+    if told.meaning is not None:
+        connection.execute("INSERT INTO meanings VALUES (?, ?)", (region, told.meaning))
+    connection.executemany(
+        "INSERT INTO claims (region, position, folded, text, attribute, value, support, believed)"
+        " VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+        ((region, place, folded(claim[2]), *claim) for place, claim in enumerate(told.claims)),
+    )
+
+
+def _seen(row: Row, vector: bytes) -> _Seen:
     if not math.isfinite(row.score):
         raise BadInput(f"{row.source}: a region's score must be a finite number, not {row.score}")
     corners = (None, None, None, None) if row.box is None else row.box.corners
-    caption = row.caption
-    kept = (caption.text, caption.by) if caption is not None and caption.text else None
-    return corners, float(row.score), kept, vector
+    return corners, float(row.score), vector
+
+
+def _told(row: Row, dim: int) -> _Told | None:
+    if row.caption is None or not row.caption.text:
+        return None
+    meaning = None if row.meaning is None else halves([row.meaning], dim).tobytes()
+    return _Told(row.caption.text, row.caption.by, meaning, tuple(map(_claim, row.caption.claims)))
+
+
+def _claim(claim: Claim) -> _Claim:
+    support = {check: float(share) for check, share in sorted(claim.support.items())}
+    if not all(map(math.isfinite, support.values())):
+        raise BadInput(f"{claim.text!r}: a claim's support must be finite numbers, not {support}")
+    return claim.text, claim.attribute, claim.value, json.dumps(support), bool(claim.believed)
 
 
 def _settle(connection: sqlite3.Connection, items: Iterable[int]) -> None:

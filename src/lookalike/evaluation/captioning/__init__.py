@@ -1,0 +1,1 @@
+"""Measuring captions: what they say, and what they cost."""

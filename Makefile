@@ -10,7 +10,7 @@ demo: install  ## build a catalogue from real pictures and search it
 	$(BIN)/lookalike demo --out demo
 
 test: install-dev lint  ## everything CI runs
-	$(BIN)/pytest
+	$(BIN)/pytest -n auto --dist loadfile
 
 lint: install-dev
 	$(BIN)/ruff check .

@@ -1,6 +1,6 @@
 """What captions at the query cost and bring, with a captioner in another process whose delay is made up.
 
-    python benchmarks/query_captions.py [--identities N] [--queries N] [--delay S] [--rate N] [--captions palette]
+    python benchmarks/query_captions.py [--identities N] [--queries N] [--delay S] [--rate N]
 
 Draws a data set (or takes `--dataset`), builds a catalogue of the regime train+gallery+query by `compact`
 (needs `lookalike models pull minilm`) and searches it with the data set's user photos. The captioner is the
@@ -47,7 +47,8 @@ def oracle(dataset: Path, delay_s: float, strategy: str) -> Iterator[ModelCaptio
 
 def built(folder: Path, dataset: Dataset, captioner: Captioner) -> tuple[Catalogue, list[Photo]]:
     """The shop's pictures of all splits in a catalogue, and the users' photos of what is in it."""
-    regions = [each for split in dataset.splits for each in dataset.read(split) if isinstance(each, Labelled)]
+    read = (each for split in dataset.splits for each in dataset.read(split) if isinstance(each, Labelled))
+    regions = list({(each.source, each.box): each for each in read}.values())  # splits may overlap
     shop = [each for each in regions if each.side is Side.GALLERY and each.identity]
     rows = (
         {"path": each.source, "item": each.identity, "box": each.box.corners if each.box else None}

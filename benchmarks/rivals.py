@@ -31,13 +31,12 @@ COLUMNS = ("mAP@20", "R@1", "R@5", "R@10", "R@20")
 
 def encoders() -> Iterator[str]:
     yield from ENCODERS
-    for record in weights.records():
-        if isinstance(record.source, weights.Hub):
-            try:
-                weights.locate(record.name, weights.default_folder())
-            except LookalikeError:
-                continue
-            yield f"hub:{record.name}"
+    for name in weights.hub_names("encoder"):
+        try:
+            weights.locate(name, weights.default_folder())
+        except LookalikeError:
+            continue
+        yield f"hub:{name}"
 
 
 def rows(run: Run, official: Run) -> Iterator[str]:

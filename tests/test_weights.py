@@ -6,8 +6,11 @@ import hashlib
 import http.server
 import io
 import json
+import os
 import resource
 import shutil
+import subprocess
+import sys
 import tarfile
 import threading
 import zipfile
@@ -359,6 +362,112 @@ def test_an_unknown_name_is_told_the_nearest():
 
 def test_hub_models_say_that_nothing_is_known_to_check_them():
     assert not weights.record("siglip2").verified
+
+
+def test_hub_models_are_named_by_what_they_are_for():
+    assert weights.hub_names("encoder") == ["siglip2", "dinov2", "clip"]
+    assert weights.hub_names("captioner") == ["smolvlm2", "qwen3-vl", "llava", "llama3"]
+    assert weights.hub_names("text") == []  # minilm is none of the hub's
+    assert "non-commercial" in weights.record("llava").licence
+    assert "accepted" in weights.record("llama3").licence
+
+
+def test_the_list_of_models_says_what_each_is_for(tmp_path):
+    from typer.testing import CliRunner
+
+    from lookalike.cli import app
+
+    command = ["models", "list", "--folder", str(tmp_path)]
+    lines = CliRunner().invoke(app, command, catch_exceptions=False).stdout.splitlines()
+    assert [line.split()[0] for line in lines] == [record.name for record in weights.records()]
+    assert ["smolvlm2", "-", "captioner"] in [line.split()[:3] for line in lines]
+    listed = json.loads(CliRunner().invoke(app, [*command, "--json"], catch_exceptions=False).stdout)
+    roles = {fact["name"]: fact["role"] for fact in listed["models"]}
+    assert roles == {record.name: record.role for record in weights.records()}
+
+
+REPOSITORY = {
+    "config.json": b"{}",
+    "model.safetensors": b"tensors",
+    "chat_template.jinja": b"{{ messages }}",
+    "merges.txt": b"a b",
+    "tokenizer.model": b"pieces",
+    "pytorch_model.bin": b"a pickle",
+    "modeling.py": b"raise SystemExit",
+    "onnx/model.onnx": b"a graph",
+}
+
+
+@pytest.fixture
+def hub():
+    """The address of a hub on this machine that has the repository of smolvlm2."""
+    name, commit = "HuggingFaceTB/SmolVLM2-500M-Video-Instruct", "c" * 40
+    files = {f"/{name}/resolve/{commit}/{file}": data for file, data in REPOSITORY.items()}
+    tree = [
+        {"type": "file", "path": file, "size": len(data), "oid": hashlib.sha1(data).hexdigest()}
+        for file, data in REPOSITORY.items()
+    ]
+    facts = {"id": name, "sha": commit, "siblings": [{"rfilename": file} for file in REPOSITORY]}
+    answers = {f"/api/models/{name}/tree/{commit}": tree, f"/api/models/{name}/revision/main": facts}
+
+    class Repositories(http.server.BaseHTTPRequestHandler):
+        def do_GET(self):
+            path = self.path.partition("?")[0]
+            body = files[path] if path in files else json.dumps(answers.get(path, {})).encode()
+            self.send_response(200 if path in (*files, *answers) else 404)
+            self.send_header("Content-Length", str(len(body)))
+            self.send_header("X-Repo-Commit", commit)
+            self.send_header("ETag", hashlib.sha1(body).hexdigest())
+            self.end_headers()
+            if self.command == "GET":
+                self.wfile.write(body)
+
+        do_HEAD = do_GET  # noqa: N815
+
+        def log_message(self, *_):
+            """Silent."""
+
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Repositories)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_port}"
+    server.shutdown()
+    server.server_close()
+
+
+def pulled_from(hub, name, folder):
+    """By a process of its own: the client reads its settings when it is imported."""
+    code = f"""
+from pathlib import Path
+from lookalike import weights
+from lookalike.errors import LookalikeError
+try:
+    print(*(path.name for path in weights.pull({name!r}, Path({str(folder)!r}))))
+except LookalikeError as error:
+    print(error, error.hint, sep="\\n")
+"""
+    environment = os.environ | {"HF_ENDPOINT": hub, "HF_HOME": str(folder / "home"), "HF_HUB_OFFLINE": "0"}
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, env=environment, check=True
+    )
+    return done.stdout.splitlines()
+
+
+def test_of_a_repository_come_weights_words_and_templates_but_no_code(hub, tmp_path):
+    pytest.importorskip("huggingface_hub")
+    [names] = pulled_from(hub, "smolvlm2", tmp_path)
+    wanted = ["chat_template.jinja", "config.json", "merges.txt", "model.safetensors", "tokenizer.model"]
+    assert names.split() == wanted
+    assert {path.name: path.read_bytes() for path in (tmp_path / "smolvlm2").iterdir()} == {
+        name: REPOSITORY[name] for name in wanted
+    }
+
+
+def test_a_repository_that_cannot_be_had_is_one_clear_line(hub, tmp_path):
+    pytest.importorskip("huggingface_hub")
+    message, hint = pulled_from(hub, "llama3", tmp_path)
+    assert message.startswith("llama3: meta-llama/Meta-Llama-3-8B-Instruct cannot be downloaded: ")
+    assert "login" in hint
+    assert not (tmp_path / "llama3").exists()
 
 
 def test_a_hub_model_without_the_extra_names_it(tmp_path):

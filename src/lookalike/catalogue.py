@@ -274,14 +274,17 @@ class Catalogue:
         ]
 
     def _finished(self, view: View, query: Query, shortlist: Shortlist, where: str | None) -> Shortlist:
-        """Re-ranked, and moved by words beside a picture."""
+        """Re-ranked, and moved by words: by what they mean beside captions, and by those that match."""
         if len(query.vector) == 0:
             return shortlist
         shortlist = self._reranked(query, shortlist)
         if not query.text:
             return shortlist
         words = view.words(query.text, view.size, where)
-        return shortlist.rescored(shortlist.scores + ranking.words_bonus(view, shortlist.keys, *words))
+        bonus = ranking.words_bonus(view, shortlist.keys, *words)
+        if not query.regions:  # the descriptor is that of the words
+            bonus[:SHORTLIST] += ranking.caption_bonus(view, shortlist.keys[:SHORTLIST], query.vector)
+        return shortlist.rescored(shortlist.scores + bonus)
 
     def _reranked(self, query: Query, shortlist: Shortlist) -> Shortlist:
         """The first `SHORTLIST` in the re-ranker's order, the rest after them as they were."""

@@ -11,6 +11,7 @@ from lookalike.values import Floats, Hit, Keys, Region, Row, Shortlist, unit
 
 SHORTLIST = 400  # regions re-ranked; SuperGlobal's M
 WORDS_WEIGHT = 0.2  # what the best full-text match adds to a picture's score
+CAPTION_WEIGHT = 0.5  # of a caption's meaning beside the picture, where words alone are searched with
 MEANING_WEIGHT = 2.0  # of words beside a picture of weight 1; fitted with `compact` on drawn garments
 CROWD = 50  # items that the first one has to stand out from
 
@@ -127,6 +128,11 @@ def words_bonus(view: View, keys: Keys, items: Keys, scores: Floats) -> Floats:
     place = by_key[np.searchsorted(items, owners, sorter=by_key).clip(max=len(items) - 1)]
     matched = np.where(items[place] == owners, scores[place] / scores.max(), 0)
     return np.asarray(WORDS_WEIGHT * matched, np.float32)
+
+
+def caption_bonus(view: View, keys: Keys, meaning: Floats) -> Floats:
+    """What captions that mean the same as words (D,) add to regions (M,): (M,), up to `CAPTION_WEIGHT`."""
+    return np.asarray(CAPTION_WEIGHT * (view.meanings(keys) @ meaning), np.float32)
 
 
 def hits(view: View, keys: Keys, scores: Floats) -> list[Hit]:

@@ -153,7 +153,7 @@ def open_encoder(named: str | Encoder) -> Encoder:
         return AdaptedEncoder(learnt.opened(named))
     if Path(named).is_absolute():  # as a catalogue keeps it
         raise WeightsError(f"there is no model in {named}", "was it moved? put a link in its place")
-    hubs = [f"hub:{record.name}" for record in weights.records() if isinstance(record.source, weights.Hub)]
+    hubs = [f"hub:{name}" for name in weights.hub_names("encoder")]
     made: Encoder = _named("encoder", named, ENCODERS, hubs)()
     return made
 

@@ -29,6 +29,7 @@ from typing import IO, Literal
 from lookalike.errors import MissingExtra, WeightsError, unknown_name
 
 Progress = Callable[[int, int | None], None]  # bytes checked so far, bytes in all where known
+Role = Literal["encoder", "captioner", "text", "local features", "pictures"]
 
 _BLOCK = 1 << 20
 _LARGEST_MORE = 20_000_000  # bytes of a file that its record does not list
@@ -85,7 +86,7 @@ class Record:
     """What is known of one name. `files` is empty where nothing is known to check them against."""
 
     name: str
-    role: Literal["encoder", "text", "local features", "pictures"]
+    role: Role
     about: str
     licence: str
     source: Shipped | Wheel | Tarball | Hub
@@ -109,6 +110,11 @@ def record(name: str) -> Record:
     if name not in _RECORDS:
         raise unknown_name("model", name, _RECORDS)
     return _RECORDS[name]
+
+
+def hub_names(role: Role) -> list[str]:
+    """The models of the hub that play this role, by name."""
+    return [known.name for known in records() if isinstance(known.source, Hub) and known.role == role]
 
 
 def default_folder() -> Path:
@@ -259,13 +265,14 @@ def _download_repository(name: str, source: Hub, workshop: Path) -> Path:
         hub = importlib.import_module("huggingface_hub")
     except ImportError:
         raise MissingExtra(name, "hub") from None
-    kinds = ["*.safetensors", "*.json", "*.txt", "*.model"]  # nothing that could hold code
+    kinds = ["*.safetensors", "*.json", "*.txt", "*.model", "*.jinja"]  # no code, no pickles
     try:
         hub.snapshot_download(source.repository, local_dir=workshop / "files", allow_patterns=kinds)
     except Exception as error:  # the client and its transports have no common base
         reason = str(error).strip().partition("\n")[0]
         raise WeightsError(
-            f"{name}: {source.repository} cannot be downloaded: {reason}", "check the network, then try again"
+            f"{name}: {source.repository} cannot be downloaded: {reason}",
+            "check the network and, for a gated model, your login (hf auth login); then try again",
         ) from error
     shutil.rmtree(workshop / "files" / ".cache", ignore_errors=True)
     return workshop / "files"
@@ -552,6 +559,34 @@ _RECORDS = {
             licence="MIT",
             source=Hub("openai/clip-vit-base-patch32"),
             dim=512,
+        ),
+        Record(
+            "smolvlm2",
+            "captioner",
+            "SmolVLM2 500M Instruct: sees pictures; small enough for a CPU",
+            licence="Apache-2.0",
+            source=Hub("HuggingFaceTB/SmolVLM2-500M-Video-Instruct"),
+        ),
+        Record(
+            "qwen3-vl",
+            "captioner",
+            "Qwen3-VL 4B Instruct: sees pictures",
+            licence="Apache-2.0",
+            source=Hub("Qwen/Qwen3-VL-4B-Instruct"),
+        ),
+        Record(
+            "llava",
+            "captioner",
+            "LLaVA 1.5 7B: sees pictures",
+            licence="Llama 2 Community License; it learnt from data for non-commercial use only",
+            source=Hub("llava-hf/llava-1.5-7b-hf"),
+        ),
+        Record(
+            "llama3",
+            "captioner",
+            "Llama 3 8B Instruct: words only; asks the questions of a dialogue",
+            licence="Meta Llama 3 Community License, to be accepted on the model's page before it is pulled",
+            source=Hub("meta-llama/Meta-Llama-3-8B-Instruct"),
         ),
     )
 }

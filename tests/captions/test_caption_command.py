@@ -138,7 +138,7 @@ def test_the_index_uses_captions_of_a_file_and_of_a_captioner(tmp_path: Path, pi
     document = json.loads(lookalike(*index, "--captions", out, "--json"))
     assert (document["captions"], document["uncaptioned"]) == (7, [])
     assert json.loads(lookalike("info", shop, "--json"))["captions"] == 7
-    first = list(read(out))[0]
+    first = next(iter(read(out)))
     colour = first.caption.attributes["colour"][0]
     found = json.loads(
         lookalike("search", "--text", colour, "--where", f"seen_colour = '{colour}'", "--in", shop, "--json")

@@ -612,6 +612,24 @@ def test_folders_that_cannot_be_used(
     assert raised.value.hint
 
 
+def test_a_pulled_model_is_found_by_its_name(
+    make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(WeightsError, match="not on this machine") as raised:
+        Transformers("smolvlm2")
+    assert raised.value.hint == "lookalike models pull smolvlm2"
+    shutil.copytree(make("smolvlm"), tmp_path / ".cache" / "lookalike" / "smolvlm2")
+    shutil.copytree(make("llama"), tmp_path / ".cache" / "lookalike" / "llama3")
+    engine = Transformers("smolvlm2", "hub:llama3")
+    assert engine.name == "transformers:smolvlm2"
+    assert engine.identity("llm")["model"] == "llama3"
+    with pytest.raises(WeightsError, match=r"'siglip2' is no folder .* among the captioners") as meant:
+        Transformers("siglip2")
+    assert meant.value.hint.startswith("known: smolvlm2, qwen3-vl, llava, llama3;")
+
+
 def test_other_wrong_names(make: Make, tmp_path: Path) -> None:
     with pytest.raises(WeightsError, match="no folder and no hub model"):
         Transformers(str(tmp_path / "nothing"))

@@ -399,6 +399,17 @@ def test_weights_in_parts_are_the_same_model(make: Make) -> None:
     np.testing.assert_allclose(a, b, atol=1e-6)
 
 
+def test_a_part_that_is_missing_is_named_at_once(make: Make) -> None:
+    folder = make("dinov2")
+    model = transformers.Dinov2Model.from_pretrained(folder)
+    (folder / AS_FILE).unlink()
+    model.save_pretrained(folder, max_shard_size="20KB")
+    sorted(folder.glob("*.safetensors"))[1].unlink()
+    with pytest.raises(WeightsError, match="is not whole: it lacks model-00002-of-") as raised:
+        HubEncoder(str(folder))
+    assert_one_line(raised.value)
+
+
 def test_preprocessing_may_lie_among_a_processors_settings(make: Make) -> None:
     """As transformers 5 saves it."""
     plain, nested = make("siglip"), make("siglip")
@@ -473,6 +484,16 @@ def test_names_that_are_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     with pytest.raises(BadInput, match="no encoder is called") as meant:
         open_encoder("siglip2")
     assert "did you mean hub:siglip2?" in meant.value.hint
+
+
+def test_a_captioner_is_no_encoder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(WeightsError, match=r"'llava' is no folder .* among the encoders") as raised:
+        open_encoder("hub:llava")
+    assert raised.value.hint.startswith("known: siglip2, dinov2, clip;")
+    with pytest.raises(BadInput, match="no encoder is called") as meant:
+        open_encoder("llava")
+    assert "hub:llava" not in meant.value.hint
 
 
 def test_without_the_extra(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -40,8 +40,9 @@ class ModelCaptioner:
     caption; it may be used from several threads. `check` compares claims with the region's pixels.
     `deadline_s` bounds one caption.
 
-    A caption that cannot be had is one with an error. What is raised ends a run: `BudgetSpent`, where too many
-    calls failed and going on would cost for nothing, and `CacheError`. Once closed it cannot be used again.
+    A caption that cannot be had is one with an error. What is raised ends a run: `BudgetSpent`, where too
+    many calls failed and going on would cost for nothing, and `CacheError`. Once closed it cannot be used
+    again.
     """
 
     def __init__(
@@ -105,13 +106,16 @@ class ModelCaptioner:
         try:
             told = await self._ask(talk, region, self.vocabulary, self._prompt, self._samples)
         except Unusable as error:
-            return Telling(Caption("", self.name, error=f"{error.status}: {error.why}"), "", tuple(talk.steps))
+            return self._failed(f"{error.status}: {error.why}", talk.steps)
         except CallFailed as error:
-            return Telling(Caption("", self.name, error=str(error)), "", tuple(talk.steps))
+            return self._failed(str(error), talk.steps)
         claims = checking.samples(told.sampled) if len(told.sampled) > 1 else told.claims
         if self._check:
             claims = await asyncio.to_thread(checking.pixels, claims, region)
         return Telling(worded(claims, self.vocabulary, self.name), told.prose, tuple(talk.steps))
+
+    def _failed(self, why: str, steps: Sequence[Step]) -> Telling:
+        return Telling(Caption("", self.name, error=why), steps=tuple(steps))
 
     def _run(self, work: Coroutine[Any, Any, Value]) -> Value:
         with self._lock:
@@ -141,12 +145,14 @@ class Guarded:
         self.name = f"{captioner.name}, checked by {encoder.name}"
 
     def captions(self, regions: Sequence[Region]) -> list[Caption]:
-        return [
-            replace(caption, by=self.name)
-            if caption.error or not caption.claims
-            else worded(checking.agreement(caption.claims, region, self._encoder), self._vocabulary, self.name)
-            for region, caption in zip(regions, self._captioner.captions(regions), strict=True)
-        ]
+        told = self._captioner.captions(regions)
+        return [self._checked(*pair) for pair in zip(regions, told, strict=True)]
+
+    def _checked(self, region: Region, caption: Caption) -> Caption:
+        if caption.error or not caption.claims:
+            return replace(caption, by=self.name)
+        claims = checking.agreement(caption.claims, region, self._encoder)
+        return worded(claims, self._vocabulary, self.name)
 
 
 def worded(claims: Iterable[Claim], vocabulary: Vocabulary, by: str) -> Caption:

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from lookalike import weights
-from lookalike.errors import BadInput, WeightsError
+from lookalike import hubs, weights
+from lookalike.errors import BadInput
+from lookalike.hubs import read_json
 
 PROCESSORS = {  # of the models that see, by config.json's model_type
     "llava": "LlavaProcessor",
@@ -24,7 +23,6 @@ PROCESSORS = {  # of the models that see, by config.json's model_type
     "smolvlm": "Idefics3Processor",  # its own writes the same of a picture, but wants packages for video
     "blip-2": "Blip2Processor",
 }
-LAYOUT = "name a folder that `save_pretrained` wrote, of the model and of its processor"
 _ELSEWHERE = "serve it with an OpenAI-compatible server, and name that"
 
 
@@ -44,7 +42,7 @@ class ModelFolder:
         WeightsError where that holds no model that is safe to open, BadInput where the model is of another
         kind or has no chat template.
         """
-        folder = _located(name_or_folder)
+        _, folder = hubs.located(name_or_folder.removeprefix("hub:"), "captioner")
         config = read_json(folder / "config.json")
         kind = str(config.get("model_type"))
         writes = any(str(name).endswith("ForCausalLM") for name in config.get("architectures") or ())
@@ -62,40 +60,11 @@ class ModelFolder:
                 f"{folder} has no chat template, so how to talk to it is unknown",
                 "take the model's instruction-tuned version, or add its chat_template.jinja",
             )
-        return cls(folder, kind, template, _digest(folder, _weight_files(folder)))
+        return cls(folder, kind, template, _digest(folder, hubs.weight_files(folder)))
 
     @property
     def sees(self) -> bool:
         return self.kind in PROCESSORS
-
-
-def _located(name_or_folder: str) -> Path:
-    """The folder of a model. A known name comes before a folder called so."""
-    name = name_or_folder.removeprefix("hub:")
-    pulled = [record.name for record in weights.records() if isinstance(record.source, weights.Hub)]
-    if name in pulled:
-        weights.locate(name, weights.default_folder())
-        return weights.default_folder() / name
-    folder = Path(name).expanduser().resolve()
-    if not folder.is_dir():
-        raise WeightsError(
-            f"{name!r} is no folder and no hub model that is known by name",
-            "download the model and name its folder",
-        )
-    return folder
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """An object in a file of the folder; WeightsError where there is none."""
-    try:
-        read = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise WeightsError(f"{path.parent} holds no model: it lacks {path.name}", LAYOUT) from None
-    except (OSError, ValueError) as error:  # ValueError: neither UTF-8 nor JSON
-        raise WeightsError(f"{path} cannot be read: {error}", LAYOUT) from error
-    if not isinstance(read, dict):
-        raise WeightsError(f"{path} cannot be read: it is no JSON object", LAYOUT)
-    return read
 
 
 def _template(folder: Path) -> str:
@@ -108,24 +77,6 @@ def _template(folder: Path) -> str:
                 kept = next((each["template"] for each in kept if each.get("name") == "default"), "")
             return str(kept)
     return ""
-
-
-def _weight_files(folder: Path) -> list[Path]:
-    """The files that transformers reads; WeightsError where there is none that is safe."""
-    if (folder / "model.safetensors").exists():
-        return [folder / "model.safetensors"]
-    index = folder / "model.safetensors.index.json"
-    if index.exists():
-        parts = [folder / name for name in sorted(set(read_json(index).get("weight_map", {}).values()))]
-        if missing := [part for part in parts if not part.exists()]:
-            raise WeightsError(f"{folder} is not whole: it lacks {missing[0].name}", LAYOUT)
-        return parts
-    if any(folder.glob("*.bin")) or any(folder.glob("*.pt")) or any(folder.glob("*.pth")):
-        raise WeightsError(
-            f"{folder} has its weights as a pickle only, and opening one can run anything",
-            "get or make a copy in safetensors",
-        )
-    raise WeightsError(f"{folder} holds no model: it lacks model.safetensors", LAYOUT)
 
 
 def _digest(folder: Path, parts: Sequence[Path]) -> str:

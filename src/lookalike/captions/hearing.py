@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from bisect import bisect
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -97,10 +98,12 @@ def _read(text: str, phrases: Phrases, longest: int, details: Collection[str]) -
     used = {place for start, end in spans for place in range(start, end)}
     used.update(_joints(tokens, spans, phrases))
     denied = _denied(tokens, used)
+    ends = [at for at, token in enumerate(tokens) if token in _CLAUSE_ENDS and at not in used]
     mentions = []
     for start, end in spans:
-        first = next((at + 1 for at in range(start - 1, -1, -1) if _ends(tokens, at, used)), 0)
-        last = next((at for at in range(end, len(tokens)) if _ends(tokens, at, used)), len(tokens))
+        after = bisect(ends, start)
+        first = ends[after - 1] + 1 if after else 0
+        last = ends[after] if after < len(ends) else len(tokens)
         mentions.append(
             Mention(
                 clause=source[words[first].start : words[last - 1].end],
@@ -132,49 +135,50 @@ def _joints(tokens: tuple[str, ...], spans: Sequence[tuple[int, int]], phrases: 
             yield end
 
 
-def _ends(tokens: tuple[str, ...], place: int, used: Collection[int]) -> bool:
-    return tokens[place] in _CLAUSE_ENDS and place not in used
-
-
 def _denied(tokens: tuple[str, ...], used: Collection[int]) -> set[int]:
-    """Places of the words that a sentence denies, doubts or calls unseen."""
+    """Places of the words that a sentence denies, doubts or calls unseen.
+
+    A denial goes on to the next statement; it passes commas with an "or" still to come: "no buttons, zips or
+    pockets". What is unseen goes back to where its statement begins.
+    """
     denied: set[int] = set()
+    chained = _chained(tokens)
+    denying = spoken = False  # `spoken`: a verb came before
+    begins = 0
     for place, token in enumerate(tokens):
-        if place in used:  # "no pattern" is a phrase of its own
-            continue
-        following = tokens[place + 1 : place + 3]
-        if token in _FORWARD and following[:1] != ("only",):
-            denied.update(range(place, _scope_end(tokens, place)))
-        unseen = token in _UNSEEN and place > 0 and tokens[place - 1] in _BE
-        if unseen:  # "hidden by a scarf"
-            denied.update(range(place, _scope_end(tokens, place)))
-        if unseen or (token in _DENIALS and not _SEEN.isdisjoint(following)):
-            denied.update(range(_scope_start(tokens, place), place))
+        if _turns(tokens, place):
+            denying = denying and place in chained
+            # "it has a hood and the zip is not visible", but "the hood and the zip are not visible"
+            if token != "and" or spoken:
+                begins = place + 1
+        elif token == "with":
+            denying = False
+        spoken = spoken or token in _VERBS
+        if place not in used:  # "no pattern" is a phrase of its own
+            following = tokens[place + 1 : place + 3]
+            unseen = token in _UNSEEN and place > 0 and tokens[place - 1] in _BE
+            if unseen or (token in _DENIALS and not _SEEN.isdisjoint(following)):
+                denied.update(range(begins, place))
+                begins = place
+            if unseen or (token in _FORWARD and following[:1] != ("only",)):
+                denying = True
+        if denying:
+            denied.add(place)
     return denied
 
 
-def _scope_end(tokens: tuple[str, ...], place: int) -> int:
-    """Where a denial ends. It passes commas with an "or" still to come: "no buttons, zips or pockets"."""
-    for at in range(place + 1, len(tokens)):
-        if tokens[at] == "," and not {"or", "nor"}.isdisjoint(_until_turn(tokens, at)):
-            continue
-        if tokens[at] == "with" or _turns(tokens, at):
-            return at
-    return len(tokens)
-
-
-def _scope_start(tokens: tuple[str, ...], place: int) -> int:
-    """Where the part of a sentence begins that is then called unseen."""
-    for at in range(place - 1, -1, -1):
-        # "it has a hood and the zip is not visible", but "the hood and the zip are not visible"
-        if _turns(tokens, at) and (tokens[at] != "and" or not _VERBS.isdisjoint(tokens[:at])):
-            return at + 1
-    return 0
-
-
-def _until_turn(tokens: tuple[str, ...], start: int) -> tuple[str, ...]:
-    turns = (at for at in range(start, len(tokens)) if tokens[at] != "," and _turns(tokens, at))
-    return tokens[start : next(turns, len(tokens))]
+def _chained(tokens: tuple[str, ...]) -> set[int]:
+    """Places of commas with an "or" still to come in the same statement."""
+    found: set[int] = set()
+    coming = False
+    for place in range(len(tokens) - 1, -1, -1):
+        if tokens[place] == ",":
+            if coming:
+                found.add(place)
+        elif _turns(tokens, place):
+            coming = False
+        coming = coming or tokens[place] in ("or", "nor")
+    return found
 
 
 def _turns(tokens: tuple[str, ...], at: int) -> bool:

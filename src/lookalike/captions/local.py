@@ -9,25 +9,22 @@ from __future__ import annotations
 import asyncio
 import inspect
 import io
-import logging
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from importlib.util import find_spec
 from typing import Any
 
 from PIL import Image
 
+from lookalike import hubs
 from lookalike.captions.chat import Ask, CallFailed, Reply, Role, Turn
-from lookalike.captions.folders import LAYOUT, PROCESSORS, ModelFolder, read_json
+from lookalike.captions.folders import PROCESSORS, ModelFolder
 from lookalike.captions.posting import in_words, picture_bytes
 from lookalike.errors import BadInput, MissingExtra
+from lookalike.hubs import LAYOUT, read_json
 from lookalike.values import Region
-
-# transformers looks up its classes, its bars and its log for one thread at a time:
-_loading = threading.Lock()
 
 
 class Transformers:
@@ -104,7 +101,7 @@ class Transformers:
         except CallFailed:
             raise
         except Exception as error:  # what goes wrong in there has no common base
-            raise CallFailed(f"{model.path.name} gave no reply: {_first_line(error)}") from error
+            raise CallFailed(f"{model.path.name} gave no reply: {hubs.first_line(error)}") from error
 
 
 class _Model:
@@ -267,10 +264,12 @@ def _loaded(model: ModelFolder, device: str, dtype: str) -> _Model:
     import torch
     import transformers
 
-    kind = transformers.AutoModelForImageTextToText if model.sees else transformers.AutoModelForCausalLM
     safely = {"local_files_only": True, "trust_remote_code": False}
     try:
-        with _loading, _quietly():
+        with hubs.loading():
+            kind = (
+                transformers.AutoModelForImageTextToText if model.sees else transformers.AutoModelForCausalLM
+            )
             tokenizer = transformers.AutoTokenizer.from_pretrained(model.path, **safely)
             processor = _processor(model, tokenizer, safely) if model.sees else tokenizer
             network, report = kind.from_pretrained(
@@ -284,7 +283,7 @@ def _loaded(model: ModelFolder, device: str, dtype: str) -> _Model:
             )
             network = network.eval().to(device)
     except Exception as error:  # what goes wrong in there has no common base
-        raise CallFailed(f"{model.path} cannot be loaded: {_first_line(error)}", LAYOUT) from error
+        raise CallFailed(f"{model.path} cannot be loaded: {hubs.first_line(error)}", LAYOUT) from error
     unfit = sorted({*report["missing_keys"], *(key for key, *_ in report["mismatched_keys"])})
     if unfit:  # transformers would make these up
         raise CallFailed(
@@ -333,32 +332,3 @@ def _where(device: str | None) -> tuple[str, str]:
     if not torch.cuda.is_available():
         raise BadInput(f"there is no {kind} here that torch can use", "leave the device out, or name cpu")
     return str(kind), "bfloat16" if torch.cuda.is_bf16_supported() else "float16"
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().partition("\n")[0] or type(error).__name__
-
-
-@contextmanager
-def _quietly() -> Iterator[None]:
-    """Within, transformers neither logs nor draws bars for this thread: what matters is raised instead."""
-    from transformers.utils import logging as output
-
-    here = threading.get_ident()
-
-    def from_elsewhere(record: logging.LogRecord) -> bool:
-        return record.thread != here
-
-    def bar(make: Any, args: Any, options: dict[str, Any]) -> Any:
-        return make(*args, **options | ({"disable": True} if threading.get_ident() == here else {}))
-
-    handlers = list(logging.getLogger("transformers").handlers)
-    for handler in handlers:
-        handler.addFilter(from_elsewhere)
-    before = output.set_tqdm_hook(bar)
-    try:
-        yield
-    finally:
-        output.set_tqdm_hook(before)
-        for handler in handlers:
-            handler.removeFilter(from_elsewhere)

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -29,14 +28,14 @@ from lookalike.cli.output import EncoderOption, JsonOption, bars, print_json, sa
 
 if TYPE_CHECKING:
     from lookalike.captions import Writing
-    from lookalike.evaluation.captioning.accuracy import Measured
-    from lookalike.evaluation.intervals import Interval
+    from lookalike.evaluation.captioning.accuracy import Measured, Sample
+    from lookalike.evaluation.captioning.accuracy_report import Table
+    from lookalike.evaluation.captioning.delay import Conditions, Delays
     from lookalike.roles import Captioner
     from lookalike.settings import Asking
+    from lookalike.values import Progress
 
 bench = typer.Typer(help="Measure a part on a labelled data set.", no_args_is_help=True)
-
-Prices = tuple[float, float]
 
 
 @bench.callback()
@@ -85,6 +84,19 @@ def captions(
     ] = 8,
     cache: CacheOption = None,
     key_file: KeyOption = None,
+    catalogue: Annotated[
+        Path | None,
+        typer.Option(
+            "--in", metavar="CATALOGUE", help="Search it with user photos too, to time captions there."
+        ),
+    ] = None,
+    arrival_rate: Annotated[
+        float | None,
+        typer.Option("--arrival-rate", help="With --in: queries a second, of half of the photos."),
+    ] = None,
+    simulated: Annotated[
+        str, typer.Option("--simulated", metavar="TEXT", help="With --in: by what delays are made up.")
+    ] = "",
     out: Annotated[
         Path | None, typer.Option("--out", metavar="FOLDER", help="For figures.json and the captions.")
     ] = None,
@@ -94,6 +106,8 @@ def captions(
     from lookalike.captions import Vocabulary
     from lookalike.datasets import open_dataset
     from lookalike.evaluation.captioning import accuracy
+    from lookalike.evaluation.captioning.accuracy_report import tables
+    from lookalike.evaluation.captioning.delay import Conditions
     from lookalike.evaluation.harness import usual_split
     from lookalike.settings import Asking, open_encoder
 
@@ -112,12 +126,18 @@ def captions(
     sample = accuracy.Sample.of(data, split, Vocabulary.open(vocabulary), first, seed)
     checker = None if encoder is None else open_encoder(encoder)
     found: dict[str, Measured] = {}
+    ways = list(_ways(captioner, asking, strategies or ["attributes"], prompt, samples or [1]))
+    delays: Delays | None = None
     with bars() as stage:
-        for way in _ways(captioner, asking, strategies or ["attributes"], prompt, samples or [1]):
+        if catalogue is not None:
+            how = Conditions(arrival_rate=arrival_rate, simulated=simulated)
+            with captioner_of(captioner, replace(ways[0], cache=None)) as writer:
+                delays = _delays(catalogue, writer, sample, how, stage("searching"))
+        for way in ways:
             name = _label(captioner, way)
             with captioner_of(captioner, way) as writer, _records(out, name, writer) as file:
                 found[name] = accuracy.measure(
-                    sample, writer, at_once, checker, stage(name), file and file.add
+                    sample, writer, at_once, checker, stage(name), file.add if file else None
                 )
     about = {
         "dataset": {
@@ -135,16 +155,17 @@ def captions(
         "made": made(),
     }  # fmt: skip
     document = about | {"ways": {name: measured.as_json() for name, measured in found.items()}}
+    document["delays"] = delays and delays.as_json()
     if out is not None:
         (out / "figures.json").write_text(json.dumps(document, indent=2) + "\n")
     if as_json:
         print_json(document)
         return
     _tell(about)
-    _print_said(found)
-    _print_checks(found)
-    _print_cost(found, prices, at_once)
-    _print_attributes(found)
+    for table in tables(found, at_once, prices):
+        _print(table)
+    for line in delays.lines() if delays else ():
+        say(line)
     if out is not None:
         say(f"{out / 'figures.json'}, and the captions beside it")
 
@@ -172,6 +193,24 @@ def _label(captioner: str, way: Asking) -> str:
 
 def _asks_models(captioner: str) -> bool:
     return captioner.startswith(("openai:", "transformers:"))
+
+
+def _delays(
+    folder: Path, captioner: Captioner, sample: Sample, how: Conditions, on_progress: Progress
+) -> Delays:
+    """The sample's user photos searched in a catalogue, without and with new captions."""
+    from lookalike.datasets import Side
+    from lookalike.evaluation.captioning.delay import Photo, measure
+    from lookalike.settings import open_catalogue
+
+    with open_catalogue(folder, create=False) as catalogue:
+        known = {row.item.id for row in catalogue.store.scan()}
+        photos = [
+            Photo(Path(each.source), each.box, frozenset({each.identity}) if each.identity in known else None)
+            for each in sample.regions
+            if each.side is not Side.GALLERY
+        ]
+        return measure(catalogue, captioner, photos, how, on_progress)
 
 
 @contextmanager
@@ -212,8 +251,8 @@ def _tell(about: dict[str, Any]) -> None:
     data, words = about["dataset"], about["vocabulary"]
     drawn = "" if data["drawn"] is None else f", drawn with seed {data['drawn']}"
     say(
-        f"{data['name']} ({data['split']}): {data['regions']:,} regions in {data['pictures']:,} pictures{drawn}"
-        f"; vocabulary {words['name']}:{words['version']}"
+        f"{data['name']} ({data['split']}): {data['regions']:,} regions in {data['pictures']:,} pictures"
+        f"{drawn}; vocabulary {words['name']}:{words['version']}"
     )
     if data["left_out"]:
         say(f"left out, for they cannot be used: {data['left_out']:,} regions of the split")
@@ -227,131 +266,18 @@ def _tell(about: dict[str, Any]) -> None:
         say(f"claims are checked by {' and '.join(checks)}")
 
 
-def _print_said(found: dict[str, Measured]) -> None:
-    headings = (
-        "captions",
-        "failed",
-        "claims",
-        "believed",
-        "coverage",
-        "accuracy",
-        "of believed: coverage",
-        "accuracy",
-    )
-    rows = []
-    for name, each in found.items():
-        kinds = ", ".join(f"{status} {count}" for status, count in sorted(each.failed.items()))
-        failed = f"{sum(each.failed.values()):,}" + (f" ({kinds})" if kinds else "")
-        said = (
-            each.said.coverage,
-            each.said.accuracy,
-            each.said.believed_coverage,
-            each.said.believed_accuracy,
-        )
-        rows.append(
-            (
-                name,
-                f"{each.captions:,}",
-                failed,
-                _number(each.claims),
-                _number(each.believed),
-                *map(_interval, said),
-            )
-        )
-    _print("asked by", headings, rows)
-    for name, each in found.items():
-        if each.faults:
-            kinds = ", ".join(f"{status} {count:,}" for status, count in sorted(each.faults.items()))
-            say(f"{name}: replies of no use: {kinds}")
-
-
-def _print_checks(found: dict[str, Measured]) -> None:
-    headings = ("check", "has a say in", "false let through", "true held back", "confidence: true", "false")
-    rows = []
-    for name, each in found.items():
-        for check in each.checks:
-            sure = (each.true_confidence, each.false_confidence) if check.name == "all" else ()
-            rows.append(
-                (
-                    name,
-                    check.name,
-                    f"{check.asked:,}",
-                    _interval(check.false_passed),
-                    _interval(check.true_stopped),
-                    *([_number(value, 3) for value in sure] or ("", "")),
-                )
-            )
-    _print("checking", headings, rows)
-
-
-def _print_cost(found: dict[str, Measured], prices: Prices | None, at_once: int) -> None:
-    headings = [
-        "calls",
-        "tokens read",
-        "written",
-        "p50 s",
-        "p95 s",
-        "made now",
-        "per 1,000: calls",
-        "tokens",
-        "s",
-    ]
-    rows = []
-    for name, each in found.items():
-        cost, tokens = each.cost, each.cost.tokens_in + each.cost.tokens_out
-        row = [name, _number(cost.calls), _number(cost.tokens_in), _number(cost.tokens_out)]
-        row += [
-            _number(cost.p50_s, 3),
-            _number(cost.p95_s, 3),
-            f"{cost.made:,}",
-            _number(1000 * cost.calls, 0),
-        ]
-        row += [_number(1000 * tokens, 0), _number(1000 * cost.all_s / each.captions, 1)]
-        if prices is not None:
-            spent = (cost.tokens_in * prices[0] + cost.tokens_out * prices[1]) / 1e3
-            row.append(_number(spent, 3))
-        rows.append(row)
-    _print("cost of a caption", [*headings, *([] if prices is None else ["money"])], rows)
-    say(
-        f"Seconds with {at_once} at once, only where nothing came out of the cache; calls and tokens as if "
-        "nothing had."
-    )
-
-
-def _print_attributes(found: dict[str, Measured]) -> None:
-    """Coverage, accuracy and the accuracy of what is believed, by attribute."""
-    names = next(iter(found.values())).by_attribute
-    rows = []
-    for attribute in names:
-        told = [each.by_attribute[attribute] for each in found.values()]
-        cells = [(said.coverage, said.accuracy, said.believed_accuracy) for said in told]
-        annotated = f"{told[0].coverage.n:,}"
-        rows.append(
-            (attribute, annotated, *(" ".join(_number(each.mean) for each in cell) for cell in cells))
-        )
-    _print("coverage, accuracy, of believed", ["annotated", *found], rows)
-
-
-def _print(title: str, headings: Iterable[str], rows: Iterable[Sequence[str]]) -> None:
+def _print(found: Table) -> None:
     from rich.console import Console
     from rich.table import Table
 
     table = Table(box=None, header_style="bold", pad_edge=False)
-    for place, heading in enumerate((title, *headings)):
+    for place, heading in enumerate(found.headings):
         table.add_column(heading, justify="right" if place else "left", no_wrap=True)
-    for row in rows:
+    for row in found.rows:
         table.add_row(*row)
     console = Console(highlight=False, markup=False)
-    console.width = max(console.width, 240)
+    console.width = max(console.width, 24 * len(found.headings))
     say("")
     console.print(table)
-
-
-def _interval(found: Interval) -> str:
-    if math.isnan(found.mean):
-        return "–"
-    return f"{found.mean:.3f} [{found.low:.3f}, {found.high:.3f}]"
-
-
-def _number(value: float, digits: int = 2) -> str:
-    return "–" if math.isnan(value) else f"{value:,.{digits}f}"
+    for line in found.below:
+        say(line)

@@ -8,11 +8,8 @@ a model's own is run, and no pickle is opened.
 from __future__ import annotations
 
 import hashlib
-import json
-import logging
 import threading
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import astuple, dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -21,8 +18,9 @@ from typing import Any, Literal, Self
 import numpy as np
 from PIL import Image
 
-from lookalike import weights
+from lookalike import hubs, weights
 from lookalike.errors import MissingExtra, WeightsError
+from lookalike.hubs import LAYOUT, read_json
 from lookalike.values import Box, Floats, Maps, Picture, Pixels, Region, unit
 
 CHUNK = 16  # regions or texts per forward pass: bounds the memory
@@ -50,12 +48,7 @@ _FAMILIES = {  # by config.json's model_type
 }
 _STEPS = {"do_resize", "do_center_crop", "do_rescale", "do_normalize", "do_convert_rgb"}  # of preprocessing
 _VOCABULARIES = ("tokenizer.json", "vocab.json", "spiece.model", "tokenizer.model")
-_LAYOUT = "name a folder that `save_pretrained` wrote, of the model and of its processor"
 _OWN = "docs/add-an-encoder.md says how to make an encoder of your own"
-
-_loading = (
-    threading.Lock()
-)  # transformers looks up its classes, its bars and its log for one thread at a time
 
 
 class HubEncoder:
@@ -73,7 +66,7 @@ class HubEncoder:
         if not all(map(find_spec, ("torch", "transformers", "safetensors"))):
             raise MissingExtra(f"the encoder hub:{name_or_folder}", "hub")
         self.name, self._folder = _located(name_or_folder)
-        config = _read_json(self._folder / "config.json")
+        config = read_json(self._folder / "config.json")
         self._family = _family_of(config, self._folder)
         self._input = _Input.read(self._folder)
         _check_size(config, self._family, self._input, self._folder)
@@ -170,13 +163,13 @@ class HubEncoder:
 
     def _opened(self) -> Any:
         if self._model is None:
-            with _loading:
+            with hubs.loading():
                 self._model = _open_model(self._folder, self._family, self._device)
         return self._model
 
     def _opened_tokenizer(self) -> Any:
         if self._tokenizer is None:
-            with _loading:
+            with hubs.loading():
                 self._tokenizer = _open_tokenizer(self._folder)
         return self._tokenizer
 
@@ -244,32 +237,13 @@ def _middle(image: Image.Image, width: int, height: int) -> Image.Image:
 
 
 def _located(name_or_folder: str) -> tuple[str, Path]:
-    """The name that finds the encoder again, and its folder. A known name comes before a folder called so."""
-    pulled = [record.name for record in weights.records() if isinstance(record.source, weights.Hub)]
-    if name_or_folder in pulled:
-        weights.locate(name_or_folder, weights.default_folder())
-        return f"hub:{name_or_folder}", weights.default_folder() / name_or_folder
-    folder = Path(name_or_folder).expanduser().resolve()
-    if not folder.is_dir():
-        if Path(name_or_folder).is_absolute():  # as a catalogue keeps it
-            raise WeightsError(f"there is no model folder {folder}", "was it moved? put a link in its place")
+    """The encoder's name and its folder."""
+    if Path(name_or_folder).is_absolute() and not Path(name_or_folder).is_dir():  # as a catalogue keeps it
         raise WeightsError(
-            f"{name_or_folder!r} is no folder and no hub model that is known by name",
-            f"known: {', '.join(pulled)}; for another one, download it and name its folder",
+            f"there is no model folder {name_or_folder}", "was it moved? put a link in its place"
         )
-    return f"hub:{folder}", folder
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        read = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise WeightsError(f"{path.parent} holds no model: it lacks {path.name}", _LAYOUT) from None
-    except (OSError, ValueError) as error:  # ValueError: neither UTF-8 nor JSON
-        raise WeightsError(f"{path} cannot be read: {error}", _LAYOUT) from error
-    if not isinstance(read, dict):
-        raise WeightsError(f"{path} cannot be read: it is no JSON object", _LAYOUT)
-    return read
+    name, folder = hubs.located(name_or_folder, "encoder")
+    return f"hub:{name}", folder
 
 
 def _family_of(config: dict[str, Any], folder: Path) -> _Family:
@@ -284,10 +258,10 @@ def _family_of(config: dict[str, Any], folder: Path) -> _Family:
 def _preprocessing(folder: Path) -> dict[str, Any]:
     """The image processor's settings; since its version 5 transformers may keep them among a processor's."""
     if (folder / "processor_config.json").exists():
-        nested = _read_json(folder / "processor_config.json").get("image_processor")
+        nested = read_json(folder / "processor_config.json").get("image_processor")
         if isinstance(nested, dict):
             return nested
-    return _read_json(folder / "preprocessor_config.json")
+    return read_json(folder / "preprocessor_config.json")
 
 
 def _dim(config: dict[str, Any], family: _Family) -> int:
@@ -303,7 +277,7 @@ def _check_size(config: dict[str, Any], family: _Family, made: _Input, folder: P
         raise WeightsError(
             f"{folder}: its preprocessing makes {made.width} x {made.height} pixels of a picture, "
             f"but its model takes {side} x {side}",
-            _LAYOUT,
+            LAYOUT,
         )
 
 
@@ -311,29 +285,14 @@ def _check_tokenizer(folder: Path) -> None:
     """Where all of its files are missing, transformers makes up an empty tokenizer."""
     if not any((folder / name).exists() for name in _VOCABULARIES):
         raise WeightsError(
-            f"{folder} lacks its tokenizer: there is none of {', '.join(_VOCABULARIES)}", _LAYOUT
+            f"{folder} lacks its tokenizer: there is none of {', '.join(_VOCABULARIES)}", LAYOUT
         )
 
 
 def _fingerprint(folder: Path, family: _Family, made: _Input) -> str:
-    contents = [weights.sha256_of(path) for path in _weight_files(folder)]
+    contents = [weights.sha256_of(path) for path in hubs.weight_files(folder)]
     facts = [*contents, family.model, family.pooling, *map(str, astuple(made))]
     return hashlib.sha256("; ".join(facts).encode()).hexdigest()[:16]
-
-
-def _weight_files(folder: Path) -> list[Path]:
-    """The files that transformers reads, in their order; WeightsError where there is none that is safe."""
-    if (folder / "model.safetensors").exists():
-        return [folder / "model.safetensors"]
-    index = folder / "model.safetensors.index.json"
-    if index.exists():
-        return [folder / name for name in sorted(set(_read_json(index).get("weight_map", {}).values()))]
-    if any(folder.glob("*.bin")) or any(folder.glob("*.pt")) or any(folder.glob("*.pth")):
-        raise WeightsError(
-            f"{folder} has its weights as a pickle only, and opening one can run anything",
-            "get or make a copy in safetensors",
-        )
-    raise WeightsError(f"{folder} holds no model: it lacks model.safetensors", _LAYOUT)
 
 
 def _open_model(folder: Path, family: _Family, device: str | None) -> Any:
@@ -348,27 +307,26 @@ def _open_model(folder: Path, family: _Family, device: str | None) -> Any:
         )
     options = {"add_pooling_layer": False} if family.model == "ViTModel" else {}  # often not in the weights
     try:
-        with _quietly():
-            model, report = kind.from_pretrained(
-                folder,
-                local_files_only=True,
-                use_safetensors=True,
-                trust_remote_code=False,
-                torch_dtype=torch.float32,
-                output_loading_info=True,
-                ignore_mismatched_sizes=True,
-                **options,
-            )
+        model, report = kind.from_pretrained(
+            folder,
+            local_files_only=True,
+            use_safetensors=True,
+            trust_remote_code=False,
+            dtype=torch.float32,
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,
+            **options,
+        )
     except Exception as error:  # what goes wrong in there has no common base
         raise WeightsError(
-            f"{folder} cannot be loaded as a {family.model}: {_first_line(error)}", _LAYOUT
+            f"{folder} cannot be loaded as a {family.model}: {hubs.first_line(error)}", LAYOUT
         ) from error
     unfit = sorted({*report["missing_keys"], *(key for key, *_ in report["mismatched_keys"])})
     if unfit:  # transformers would make these up
         raise WeightsError(
             f"{folder}: its weights do not fit a {family.model}: {len(unfit)} parts are missing or of the "
             f"wrong size, the first {unfit[0]}",
-            _LAYOUT,
+            LAYOUT,
         )
     return model.eval().to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
 
@@ -377,44 +335,9 @@ def _open_tokenizer(folder: Path) -> Any:
     from transformers import AutoTokenizer
 
     try:
-        with _quietly():
-            return AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+        return AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     except Exception as error:  # as above
         raise WeightsError(
-            f"{folder}: its tokenizer cannot be loaded: {_first_line(error)}",
+            f"{folder}: its tokenizer cannot be loaded: {hubs.first_line(error)}",
             "the tokenizer of the first SigLIP needs: pip install sentencepiece protobuf",
         ) from error
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().partition("\n")[0] or type(error).__name__
-
-
-@contextmanager
-def _quietly() -> Iterator[None]:
-    """Within, transformers neither logs nor draws bars for this thread: what matters is raised instead.
-
-    All is as it was afterwards. The first versions 5 have no hook for their bars, which show then.
-    """
-    from transformers.utils import logging as output
-
-    here = threading.get_ident()
-
-    def from_elsewhere(record: logging.LogRecord) -> bool:
-        return record.thread != here
-
-    def bar(make: Any, args: Any, options: dict[str, Any]) -> Any:
-        return make(*args, **options | ({"disable": True} if threading.get_ident() == here else {}))
-
-    handlers = list(logging.getLogger("transformers").handlers)
-    hook = getattr(output, "set_tqdm_hook", None)
-    for handler in handlers:
-        handler.addFilter(from_elsewhere)
-    before = hook(bar) if hook else None
-    try:
-        yield
-    finally:
-        if hook:
-            hook(before)
-        for handler in handlers:
-            handler.removeFilter(from_elsewhere)

@@ -90,13 +90,18 @@ class Said:
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """What a check lets through, alone or "all" together: the share of the false claims, and of the true ones
-    that it holds back. A claim in which it has no say passes."""
+    """What a check, alone or "all" together, does to the claims that are judged.
+
+    The share of the false claims that it lets through and of the true ones that it holds back: of all, where
+    one in which it has no say passes, and of those in which it has one.
+    """
 
     name: str
-    asked: int  # the claims, of those judged, in which it has a say
+    asked: int  # claims in which it has a say
     false_passed: Interval
     true_stopped: Interval
+    asked_false_passed: Interval
+    asked_true_stopped: Interval
 
 
 @dataclass(frozen=True, slots=True)
@@ -325,13 +330,16 @@ def _check(
     passes: Callable[[Claim], bool],
     has_say: Callable[[Claim], bool],
 ) -> Check:
-    asked = sum(has_say(each.claim) for each in (*fine, *wrong))
-    return Check(
-        name,
-        asked,
-        false_passed=_share(wrong, lambda each: passes(each.claim)),
-        true_stopped=_share(fine, lambda each: not passes(each.claim)),
-    )
+    def passed(judged: Sequence[_Judged]) -> Interval:
+        return _share(judged, lambda each: passes(each.claim))
+
+    def stopped(judged: Sequence[_Judged]) -> Interval:
+        return _share(judged, lambda each: not passes(each.claim))
+
+    asked_fine = [each for each in fine if has_say(each.claim)]
+    asked_wrong = [each for each in wrong if has_say(each.claim)]
+    asked = len(asked_fine) + len(asked_wrong)
+    return Check(name, asked, passed(wrong), stopped(fine), passed(asked_wrong), stopped(asked_fine))
 
 
 def _share(judged: Sequence[_Judged], holds: Callable[[_Judged], bool]) -> Interval:

@@ -21,7 +21,7 @@ import numpy as np
 
 from lookalike.captions.captioner import Telling
 from lookalike.captions.chat import Step
-from lookalike.catalogue import Catalogue, PictureLike
+from lookalike.catalogue import Catalogue, PictureLike, decoded
 from lookalike.errors import BadInput
 from lookalike.evaluation.captioning.delay_report import (
     TOLERANCE_MS,
@@ -36,14 +36,14 @@ from lookalike.evaluation.intervals import paired
 from lookalike.evaluation.ranks import Ranks
 from lookalike.refining import Refinement, refined
 from lookalike.roles import Captioner
-from lookalike.values import Box, Caption, Hits, Progress, Region
+from lookalike.values import Box, Caption, Hits, Picture, Progress, Region
 
 __all__ = ["Conditions", "Delays", "Photo", "measure"]
 
 Value = TypeVar("Value")
 
 TOP = 10  # hits that are compared
-STAGES = ("decode", "region", "encode", "search", "rerank")  # of the first search
+STAGES = ("region", "encode", "search", "rerank")  # of the first search, once its picture is decoded
 _SETTLED_S = 120.0  # how long a late caption is waited for before the next query is measured
 
 
@@ -108,7 +108,7 @@ def measure(
 
 
 class _Watched:
-    """A captioner, for one query, that remembers when it was asked, when it had answered, and by what calls."""
+    """A captioner, for one query, that remembers when it was asked and had answered, and by what calls."""
 
     def __init__(self, captioner: Captioner) -> None:
         self.name = captioner.name
@@ -142,6 +142,7 @@ class _Told:
 
     arrived: float
     waited_ms: float  # until it was begun
+    decode_ms: float
     first_ms: float
     total_ms: float
     hits: Hits
@@ -163,7 +164,8 @@ class _Told:
 
     def spans(self) -> dict[str, float]:
         """Where `total_ms` went, one after the other; the rest is "residual"."""
-        spans = {"arrival": self.waited_ms} | {stage: self.hits.timings_ms[stage] for stage in STAGES}
+        spans = {"arrival": self.waited_ms, "decode": self.decode_ms}
+        spans |= {stage: self.hits.timings_ms[stage] for stage in STAGES}
         after = self.total_ms - self.first_ms
         answered = (self.watched.ended - self.arrived) * 1000
         waited = 0.0
@@ -176,7 +178,10 @@ class _Told:
         return spans | {"residual": self.total_ms - sum(spans.values())}
 
     def behind(self) -> dict[str, float] | None:
-        """Where the captioner's time went; None where it was not asked. Where calls overlap "other" is negative."""
+        """Where the captioner's time went; None where it was not asked.
+
+        Where calls overlap "other" is negative.
+        """
         if not self.watched.asked or not self.watched.done.is_set():
             return None
         steps, whole = self.watched.steps, (self.watched.ended - self.watched.began) * 1000
@@ -257,21 +262,18 @@ class _Course:
 
     def _bare(self, place: int, arrived: float) -> tuple[float, Hits]:
         photo = self.photos[place]
-        hits = self.catalogue.search(photo.picture, photo.box, top=TOP)
+        hits = self.catalogue.search(_seen(photo), photo.box, top=TOP)
         return (time.perf_counter() - arrived) * 1000, hits
 
     def _told(self, place: int, arrived: float) -> _Told:
-        photo, deadline_s = self.photos[place], self.conditions.deadline_s
+        photo, conditions = self.photos[place], self.conditions
         watched = _Watched(self.captioner)
-        waited_ms = (time.perf_counter() - arrived) * 1000
+        begun = time.perf_counter()
+        seen = _seen(photo)
+        decode_s = time.perf_counter() - begun
+        left_s = conditions.deadline_s - decode_s
         search = refined(
-            self.catalogue,
-            watched,
-            photo.picture,
-            photo.box,
-            top=TOP,
-            deadline_s=deadline_s,
-            gate=self.conditions.gate,
+            self.catalogue, watched, seen, photo.box, top=TOP, deadline_s=left_s, gate=conditions.gate
         )
         hits = next(search)
         first_ms = (time.perf_counter() - arrived) * 1000
@@ -279,15 +281,20 @@ class _Course:
         total_ms = (time.perf_counter() - arrived) * 1000
         assert isinstance(hits, Hits)
         assert isinstance(refinement, Refinement)
+        waited_ms = (begun - arrived) * 1000
         if refinement.outcome == "late":
-            total_ms = max(first_ms, waited_ms + deadline_s * 1000)
-        return _Told(arrived, waited_ms, first_ms, total_ms, hits, refinement, watched)
+            total_ms = max(first_ms, waited_ms + conditions.deadline_s * 1000)
+        return _Told(arrived, waited_ms, decode_s * 1000, first_ms, total_ms, hits, refinement, watched)
 
     def _settled(self, told: _Told) -> _Told:
         """The same, once its captioner is done: a late caption goes on for the cache's sake."""
         if told.watched.asked:
             told.watched.done.wait(_SETTLED_S)
         return told
+
+
+def _seen(photo: Photo) -> Picture | Region:
+    return photo.picture if isinstance(photo.picture, Region) else decoded(photo.picture)
 
 
 def _phase(loop: str, state: str, pairs: Sequence[_Pair]) -> Phase:

@@ -174,10 +174,11 @@ class Delays:
             )
         yield from _table(
             ["delay", "loop, captions", "n", "image only, p50", "first hits, p50", "refined, p50", "D_first",
-             "D_online", "D_online p50 / p95 / p99"],
+             "D_first, p50", "D_online", "D_online p50 / p95 / p99"],
             [
                 [whose, f"{each.loop}, {each.state}", f"{each.bare.n}", f"{each.bare.p50:.1f}",
                  f"{each.first.p50:.1f}", f"{each.refined.p50:.1f}", _interval(each.d_first),
+                 f"{each.d_first.p50:.1f}",
                  _interval(each.d_online),
                  f"{each.d_online.p50:.0f} / {each.d_online.p95:.0f} / {each.d_online.p99:.0f}"]
                 for each in self.phases
@@ -238,8 +239,9 @@ class Delays:
         yield from _table(
             ["delay", f"cost ({cost.captions} captions made) of", "calls", "tokens read", "tokens written",
              "seconds of calls"],
-            [[self._whose, name, _number(cost.calls * factor, ",.1f"), _number(cost.tokens_in * factor, ",.0f"),
-              _number(cost.tokens_out * factor, ",.0f"), _number(cost.call_s * factor, ",.2f")] for name, factor in scales],
+            [[self._whose, name, _number(cost.calls * factor, ",.1f"),
+              _number(cost.tokens_in * factor, ",.0f"), _number(cost.tokens_out * factor, ",.0f"),
+              _number(cost.call_s * factor, ",.2f")] for name, factor in scales],
         )  # fmt: skip
 
 

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from lookalike.errors import BadInput, MissingExtra, WeightsError
+from lookalike.hubs import first_line
 from lookalike.learn.models.x2vlm.config import HEADS, X2VLMConfig
 from lookalike.learn.models.x2vlm.model import X2VLM
 from lookalike.learn.models.x2vlm.vision import relative_index
@@ -120,7 +121,7 @@ def _read_safetensors(path: Path) -> Any:
     try:
         return load_file(path)
     except (SafetensorError, OSError, ValueError, KeyError) as error:
-        raise WeightsError(f"{path} is damaged: {_first_line(error)}", _AGAIN) from error
+        raise WeightsError(f"{path} is damaged: {first_line(error)}", _AGAIN) from error
 
 
 def _read_torch(path: Path) -> Any:
@@ -132,7 +133,7 @@ def _read_torch(path: Path) -> Any:
             "get or make a copy in safetensors",
         ) from error
     except Exception as error:  # damage comes out as many kinds of error
-        raise WeightsError(f"{path} is damaged or no checkpoint: {_first_line(error)}", _AGAIN) from error
+        raise WeightsError(f"{path} is damaged or no checkpoint: {first_line(error)}", _AGAIN) from error
 
 
 def _in_one_style(state: dict[str, Tensor], path: Path) -> dict[str, Tensor]:
@@ -305,7 +306,3 @@ def _ratio(old: int, new: int) -> float:
         else:
             left = ratio
     return ratio
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().partition("\n")[0] or type(error).__name__

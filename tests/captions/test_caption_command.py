@@ -209,3 +209,32 @@ def test_the_key_goes_to_the_server_that_is_named_and_nowhere_else(
     assert not any("sk-openai" in str(dict(headers)) for headers in server.headers)
     kept = b"".join(path.read_bytes() for path in tmp_path.iterdir() if path.is_file())
     assert b"sk-mine" not in kept
+
+
+def test_a_run_that_is_stopped_ends_at_once_and_keeps_what_it_has(tmp_path: Path) -> None:
+    """Ctrl-C while the server thinks: no waiting for it, no traceback, whole lines."""
+    for number in range(12):
+        save(tmp_path / "many" / f"{number}.png", number, size=(48, 64))
+    asked: list[float] = []
+
+    def stuck(body: dict[str, Any]) -> Say | Fault:
+        if isinstance(body["messages"][-1]["content"], list):
+            asked.append(time.monotonic())
+            if len(asked) > 4:
+                time.sleep(60)
+        return answered(body)
+
+    with Loopback(stuck) as loopback:
+        command = [
+            sys.executable, "-m", "lookalike", "caption", str(tmp_path / "many"), "--captioner",
+            f"openai:{loopback.url}", "--vlm", "vlm", "--no-check", "--at-once", "4",
+            "--cache", str(tmp_path / "cache.sqlite"), "--out", str(tmp_path / "captions.jsonl"),
+        ]  # fmt: skip
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        while len(asked) < 8 and process.poll() is None:
+            time.sleep(0.01)
+        process.send_signal(signal.SIGINT)
+        _, said = process.communicate(timeout=30)
+    assert process.returncode not in (0, -signal.SIGKILL)
+    assert "Traceback" not in said
+    assert len(list(read(tmp_path / "captions.jsonl"))) == 4

@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 
 from lookalike.captions import replies
 from lookalike.captions.cache import Cache
-from lookalike.captions.chat import Ask, CallFailed, Engine, Reply, Step, Turn
+from lookalike.captions.chat import Ask, CallFailed, Engine, Reply, Role, Step, Turn
 from lookalike.captions.pacing import Late, Pace, Waits
 from lookalike.captions.posting import PREPROCESS
 from lookalike.captions.replies import Unusable
@@ -89,6 +89,10 @@ class Desk:
         if isinstance(outcome.reply, LookalikeError):
             raise outcome.reply
         self._readied = True
+
+    def identity(self, to: Role) -> Mapping[str, str]:
+        """What decides the replies of one of the models, once the engine is ready."""
+        return self._engine.identity(to)
 
     async def close(self) -> None:
         """Break off what is under way and close the engine."""

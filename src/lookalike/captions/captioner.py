@@ -88,6 +88,11 @@ class ModelCaptioner:
         """Find out now, with one try, whether the models can be asked; CallFailed says why not."""
         self._run(self._desk.ready(patient=False))
 
+    def models(self) -> dict[str, dict[str, str]]:
+        """What decides the replies of each of the two, "vlm" and "llm": server, model, dialect."""
+        self.ready()
+        return {role: dict(self._desk.identity(role)) for role in ("vlm", "llm")}
+
     def close(self) -> None:
         """Break off what is under way. What was answered is in the cache."""
         with self._lock:
@@ -145,14 +150,31 @@ class Guarded:
         self.name = f"{captioner.name}, checked by {encoder.name}"
 
     def captions(self, regions: Sequence[Region]) -> list[Caption]:
-        told = self._captioner.captions(regions)
-        return [self._checked(*pair) for pair in zip(regions, told, strict=True)]
+        return [telling.caption for telling in self.tellings(regions)]
+
+    def tellings(self, regions: Sequence[Region]) -> list[Telling]:
+        told = tellings_of(self._captioner, regions)
+        return [
+            replace(telling, caption=self._checked(region, telling.caption))
+            for region, telling in zip(regions, told, strict=True)
+        ]
+
+    def close(self) -> None:
+        if isinstance(self._captioner, ModelCaptioner):
+            self._captioner.close()
 
     def _checked(self, region: Region, caption: Caption) -> Caption:
         if caption.error or not caption.claims:
             return replace(caption, by=self.name)
         claims = checking.agreement(caption.claims, region, self._encoder)
         return worded(claims, self._vocabulary, self.name)
+
+
+def tellings_of(captioner: Captioner, regions: Sequence[Region]) -> list[Telling]:
+    """A captioner's captions, with their transcripts where it has any."""
+    if isinstance(captioner, ModelCaptioner | Guarded):
+        return captioner.tellings(regions) if regions else []
+    return [Telling(caption) for caption in captioner.captions(regions)] if regions else []
 
 
 def worded(claims: Iterable[Claim], vocabulary: Vocabulary, by: str) -> Caption:

@@ -36,6 +36,11 @@ def picture_bytes(region: Region) -> bytes:
     return held.getvalue()
 
 
+def picture_url(region: Region) -> str:
+    """`picture_bytes` as a data URL."""
+    return f"data:image/jpeg;base64,{base64.b64encode(picture_bytes(region)).decode()}"
+
+
 def request(ask: Ask, model: str, dialect: Dialect) -> dict[str, Any]:
     """The fields of the call, as the SDK's `create` takes them."""
     fields: dict[str, Any] = {
@@ -51,7 +56,8 @@ def request(ask: Ask, model: str, dialect: Dialect) -> dict[str, Any]:
         match dialect:
             case "json_schema":
                 shape = {"name": "reply", "strict": True, "schema": ask.schema}
-                fields["response_format"] = {"type": "json_schema", "json_schema": shape}
+                form = {"type": "json_schema", "json_schema": shape}
+                fields["extra_body"] = {"response_format": form}  # as it is: the SDK would walk through it
             case "structured_outputs":
                 fields["extra_body"] = {"structured_outputs": {"json": ask.schema}}
             case "json_object":
@@ -74,6 +80,5 @@ def in_words(ask: Ask) -> Ask:
 def _message(turn: Turn) -> dict[str, Any]:
     if turn.region is None:
         return {"role": turn.by, "content": turn.text}
-    data = base64.b64encode(picture_bytes(turn.region)).decode()
-    picture = {"type": "image_url", "image_url": {"url": f"data:image/jpeg;base64,{data}"}}
+    picture = {"type": "image_url", "image_url": {"url": picture_url(turn.region)}}
     return {"role": turn.by, "content": [picture, {"type": "text", "text": turn.text}]}

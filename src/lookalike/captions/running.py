@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from itertools import groupby, islice
 
 from lookalike import images
-from lookalike.captions.captioner import ModelCaptioner, Telling, of_item
+from lookalike.captions.captioner import Guarded, ModelCaptioner, of_item, tellings_of
 from lookalike.captions.records import Record
 from lookalike.captions.vocabulary import Vocabulary
 from lookalike.datasets import Listed, Unlisted
@@ -45,7 +45,7 @@ def records(
     item, which are then listed one after the other, share one caption: what they agree in, and in front of it
     the merchant's title if `titles` says so.
 
-    Closing the iterator ends the run: what is under way is broken off.
+    Closing the iterator before its end breaks off what is under way, and closes a captioner that asks models.
     """
     shared = vocabulary is not None
     jobs = (
@@ -66,7 +66,7 @@ def records(
                 yield from future.result()
     finally:
         pool.shutdown(wait=False, cancel_futures=True)
-        if under_way and isinstance(captioner, ModelCaptioner):
+        if under_way and isinstance(captioner, ModelCaptioner | Guarded):
             captioner.close()
         pool.shutdown()
 
@@ -90,7 +90,7 @@ def _records(
         except (BadPicture, BadInput) as error:
             made.append(Unread(entry.source, str(error)))
     started = time.perf_counter()
-    tellings = _tellings(captioner, [region for _, region in regions])
+    tellings = tellings_of(captioner, [region for _, region in regions])
     seconds = (time.perf_counter() - started) / max(1, len(regions))
     if vocabulary is not None and tellings:
         title = regions[0][0].item.title if titles else ""
@@ -120,14 +120,6 @@ def _region(entry: Listed, finder: RegionFinder | None) -> Region:
     if entry.box is not None or finder is None:
         return Region(picture, entry.box)
     return finder.regions([picture])[0][0]
-
-
-def _tellings(captioner: Captioner, regions: Sequence[Region]) -> list[Telling]:
-    if not regions:
-        return []
-    if isinstance(captioner, ModelCaptioner):
-        return captioner.tellings(regions)
-    return [Telling(caption) for caption in captioner.captions(regions)]
 
 
 def _by_item(listed: Iterable[Entry]) -> Iterator[list[Entry]]:

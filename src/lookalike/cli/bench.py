@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -18,9 +17,9 @@ from lookalike.cli.captioning import (
     KeyOption,
     LlmOption,
     VlmOption,
-    _prices,
     cache_file,
     captioner_of,
+    prices_of,
     server_key,
 )
 from lookalike.cli.measuring import DatasetArgument, SplitOption, made
@@ -103,7 +102,7 @@ def captions(
     as_json: JsonOption = False,
 ) -> None:
     """What captions say, held against what is annotated, and what they cost."""
-    from lookalike.captions import Vocabulary
+    from lookalike.captions import ModelCaptioner, Vocabulary
     from lookalike.datasets import open_dataset
     from lookalike.evaluation.captioning import accuracy
     from lookalike.evaluation.captioning.accuracy_report import tables
@@ -111,7 +110,7 @@ def captions(
     from lookalike.evaluation.harness import usual_split
     from lookalike.settings import Asking, open_encoder
 
-    prices = _prices(price)
+    prices = prices_of(price)
     asking = Asking(
         vlm=vlm,
         llm=llm,
@@ -128,6 +127,7 @@ def captions(
     found: dict[str, Measured] = {}
     ways = list(_ways(captioner, asking, strategies or ["attributes"], prompt, samples or [1]))
     delays: Delays | None = None
+    models: dict[str, dict[str, str]] = {}
     with bars() as stage:
         if catalogue is not None:
             how = Conditions(arrival_rate=arrival_rate, simulated=simulated)
@@ -136,6 +136,7 @@ def captions(
         for way in ways:
             name = _label(captioner, way)
             with captioner_of(captioner, way) as writer, _records(out, name, writer) as file:
+                models = writer.models() if isinstance(writer, ModelCaptioner) else {}
                 found[name] = accuracy.measure(
                     sample, writer, at_once, checker, stage(name), file.add if file else None
                 )
@@ -147,7 +148,7 @@ def captions(
         },
         "vocabulary": {"name": sample.vocabulary.name, "version": sample.vocabulary.version},
         "captioner": captioner,
-        "models": _models(captioner, asking),
+        "models": models,
         "encoder": checker and checker.name,
         "checked": check,
         "at_once": at_once,
@@ -228,24 +229,6 @@ def _records(out: Path | None, name: str, captioner: Captioner) -> Iterator[Writ
         yield file
 
 
-def _models(captioner: str, asking: Asking) -> dict[str, Any]:
-    """What a server's models are called and how each takes a schema, by role; {} without a server."""
-    from lookalike.captions import Server
-
-    if not captioner.startswith("openai:"):
-        return {}
-    server = Server(captioner.removeprefix("openai:"), asking.vlm or "", asking.llm, asking.key)
-
-    async def found() -> dict[str, Any]:
-        try:
-            await server.ready()
-            return {role: dict(server.identity(role)) for role in ("vlm", "llm")}
-        finally:
-            await server.close()
-
-    return asyncio.run(found())
-
-
 def _tell(about: dict[str, Any]) -> None:
     """What was captioned, and by whom."""
     data, words = about["dataset"], about["vocabulary"]
@@ -258,7 +241,10 @@ def _tell(about: dict[str, Any]) -> None:
         say(f"left out, for they cannot be used: {data['left_out']:,} regions of the split")
     if data["synthetic"]:
         say(f"synthetic: {data['synthetic']}")
-    models = [f"{role} {each['model']} ({each['dialect']})" for role, each in about["models"].items()]
+    models = [
+        f"{role} {each['model']} ({each.get('dialect', 'in process')})"
+        for role, each in about["models"].items()
+    ]
     say(", ".join([f"by {about['captioner']}", *models, f"{about['at_once']} at once"]))
     checks = ["pixels"] if about["checked"] and _asks_models(about["captioner"]) else []
     checks += [f"the encoder {about['encoder']}"] if about["encoder"] else []

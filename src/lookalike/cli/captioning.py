@@ -16,7 +16,7 @@ from lookalike.cli.output import JsonOption, bar, print_json, say
 from lookalike.errors import BadInput, LookalikeError
 
 if TYPE_CHECKING:
-    from lookalike.captions import Record, Unread, Writing
+    from lookalike.captions import Record, Unread, Vocabulary, Writing
     from lookalike.datasets import Listed, Unlisted
     from lookalike.roles import Captioner
     from lookalike.settings import Asking
@@ -72,6 +72,12 @@ def caption(
     check: Annotated[
         bool, typer.Option("--check/--no-check", help="Compare claims with the picture's pixels.")
     ] = True,
+    encoder: Annotated[
+        str | None,
+        typer.Option(
+            "--encoder", metavar="NAME", help="One that was trained with captions, to doubt claims."
+        ),
+    ] = None,
     split: Annotated[
         str | None, typer.Option("--split", metavar="NAME", help="SOURCE is a labelled data set: this part.")
     ] = None,
@@ -104,7 +110,7 @@ def caption(
 
     if per not in ("picture", "item"):
         raise BadInput(f"--per {per}", "picture or item")
-    prices = _prices(price)
+    prices = prices_of(price)
     asking = Asking(
         vlm=vlm,
         llm=llm,
@@ -125,8 +131,8 @@ def caption(
     listed, total = _listed(sources, split, first)
     report = _Report(prices)
     with (
-        captioner_of(captioner, asking) as writer,
-        Writing(out, writer.name) as file,
+        captioner_of(captioner, asking) as asker,
+        Writing(out, (writer := guarded(asker, encoder, words)).name) as file,
         bar("captioning") as on_progress,
     ):
         report.kept = len(file.done)
@@ -290,6 +296,19 @@ def captioner_of(named: str, asking: Asking, ready: bool = True) -> Iterator[Cap
         yield captioner
 
 
+def guarded(captioner: Captioner, encoder: str | None, words: Vocabulary) -> Captioner:
+    """A captioner that an encoder looks over the shoulder of, if one is named."""
+    from lookalike.captions import Guarded
+    from lookalike.settings import open_encoder
+
+    if encoder is None:
+        return captioner
+    judge = open_encoder(encoder)
+    if getattr(judge, "guard", None) is None:
+        raise BadInput(f"{encoder} cannot tell whether words fit a picture", "take one trained with captions")
+    return Guarded(captioner, judge, words)
+
+
 def _listed(
     sources: list[Path], split: str | None, first: int | None
 ) -> tuple[Iterable[Listed | Unlisted], int | None]:
@@ -310,17 +329,17 @@ def _listed(
 
 def _labelled(source: Path, split: str) -> Iterator[Listed | Unlisted]:
     """The regions of a labelled data set; an identity is an item."""
-    from lookalike.datasets import Listed, Unlisted, open_dataset
+    from lookalike.datasets import Listed, Unlisted, open_dataset, origin_of
     from lookalike.values import Item
 
     for region in open_dataset(source).read(split):
         if isinstance(region, Unlisted):
             yield region
         else:
-            yield Listed(Item(region.identity or region.id), region.source, region.box)
+            yield Listed(Item(region.identity or region.id), origin_of(region.source), region.box)
 
 
-def _prices(price: str | None) -> tuple[float, float] | None:
+def prices_of(price: str | None) -> tuple[float, float] | None:
     if price is None:
         return None
     try:

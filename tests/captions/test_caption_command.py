@@ -87,11 +87,13 @@ def test_captions_per_item_with_titles(tmp_path: Path, server: Loopback) -> None
     save(tmp_path / "a.png", 1)
     save(tmp_path / "b.png", 2)
     table = tmp_path / "table.csv"
-    table.write_text("path,item,title\na.png,skirt,Sylvie midi\nb.png,skirt,Sylvie midi\n")
+    save(tmp_path / "c.png", 3)
+    table.write_text("path,item,title\na.png,skirt,Sylvie midi\nc.png,other,\nb.png,skirt,Sylvie midi\n")
     out = tmp_path / "captions.jsonl"
     ask = ["--captioner", f"openai:{server.url}", "--vlm", "vlm", "--cache", tmp_path / "cache.sqlite"]
     lookalike("caption", table, *ask, "--no-check", "--per", "item", "--with-title", "--out", out)
-    assert [record.caption.text for record in read(out)] == ["Sylvie midi. red skirt"] * 2
+    told = sorted((record.item, record.caption.text) for record in read(out))
+    assert told == [("other", "red skirt"), *[("skirt", "Sylvie midi. red skirt")] * 2]
 
 
 def test_a_killed_run_repeats_no_finished_call(tmp_path: Path) -> None:
@@ -160,6 +162,8 @@ def test_a_query_caption_is_refused_where_it_cannot_help(tmp_path: Path, picture
     assert "colour-histogram was not trained with captions" in said
     said = lookalike("search", picture, "--text", "red", "--in", shop, "--captions", "palette", fails=True)
     assert "goes with one picture" in said
+    said = lookalike("search", picture, "--in", shop, "--gate", "margin", fails=True)
+    assert "--gate goes with --captions" in said
     said = lookalike("reindex", shop, fails=True)
     assert "nothing to change" in said
 

@@ -234,6 +234,7 @@ def test_what_an_honest_oracle_says_is_all_right(drawn: Sample) -> None:
     assert found.said.accuracy.mean == 1.0
     assert found.cost.calls == 1.0
     assert found.cost.made == found.cost.timed == 20
+    assert np.isnan(found.cost.first_s)  # not streamed
     assert 0 < found.cost.p50_s <= found.cost.p95_s <= found.cost.all_s
 
 

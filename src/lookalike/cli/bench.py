@@ -117,6 +117,7 @@ def captions(
         vocabulary=vocabulary,
         check=check,
         width=at_once,
+        stream=True,  # tells when the first token comes
         cache=cache or cache_file(),
         key=server_key(captioner, key_file),
     )

@@ -106,6 +106,7 @@ def caption(
 ) -> None:
     """Write captions of pictures. Killed or stopped, run it again: no finished call is repeated."""
     from lookalike.captions import Vocabulary, Writing, records
+    from lookalike.datasets import Listed
     from lookalike.settings import DEFAULT_ENCODER, Asking, open_encoder, open_regions
 
     if per not in ("picture", "item"):
@@ -129,6 +130,8 @@ def caption(
     words = Vocabulary.open(vocabulary)
     finder = open_regions(regions, open_encoder(DEFAULT_ENCODER)) if regions else None
     listed, total = _listed(sources, split, first)
+    if per == "item":  # whose pictures a table may list anywhere
+        listed = sorted(listed, key=lambda entry: entry.item.id if isinstance(entry, Listed) else "")
     report = _Report(prices)
     with (
         captioner_of(captioner, asking) as asker,

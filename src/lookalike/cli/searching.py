@@ -80,6 +80,8 @@ def search(
         place = Box.parse(box) if box else None
         refinement = None
         if captions is None:
+            if gate is not None:
+                raise BadInput("--gate goes with --captions", "say who writes them: --captions palette")
             hits = catalogue.search(asked or None, place, text, where, top)
             if not as_json:
                 _print_hits(hits)

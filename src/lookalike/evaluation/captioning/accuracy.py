@@ -122,6 +122,7 @@ class Cost:
     timed: int  # captions, for the two that follow
     p50_s: float
     p95_s: float
+    first_s: float  # a call's first token, in the median; nan where replies were not streamed
     all_s: float
 
 
@@ -218,6 +219,7 @@ class _Tally:
         self._captions = self._claims = self._believed = 0
         self._steps = self._made = self._tokens_in = self._tokens_out = 0
         self._seconds: list[float] = []
+        self._firsts: list[float] = []  # seconds until the first token, of calls that were made
         self._began, self._began_at, self._old = time.perf_counter(), time.time(), False
 
     def note(self, record: Record, region: Labelled) -> None:
@@ -273,6 +275,8 @@ class _Tally:
             self._tokens_in += _at_first(step, "tokens_in")
             self._tokens_out += _at_first(step, "tokens_out")
             self._old = self._old or step.extra.get("asked", math.inf) < self._began_at
+            if step.first_ms is not None:
+                self._firsts.append(step.first_ms / 1000)
             if step.status not in ("ok", "unsure", "not_visible"):
                 self._faults[step.status] += 1
         if record.calls == len(record.transcript):
@@ -290,6 +294,7 @@ class _Tally:
             timed=len(self._seconds),
             p50_s=float(np.quantile(timed, 0.5)),
             p95_s=float(np.quantile(timed, 0.95)),
+            first_s=float(np.median(self._firsts or [math.nan])),
             all_s=math.nan if self._old else time.perf_counter() - self._began,
         )
 

@@ -84,6 +84,7 @@ def _cost(found: Mapping[str, Measured], at_once: int, prices: tuple[float, floa
         row += [
             _number(cost.p50_s, 3),
             _number(cost.p95_s, 3),
+            _number(cost.first_s, 3),
             f"{cost.made:,}",
             _number(1e3 * cost.calls, 0),
         ]
@@ -94,8 +95,8 @@ def _cost(found: Mapping[str, Measured], at_once: int, prices: tuple[float, floa
         if prices is not None:
             row.append(_number((cost.tokens_in * prices[0] + cost.tokens_out * prices[1]) / 1e3, 3))
         rows.append(tuple(row))
-    headings = ("cost of a caption", "calls", "tokens read", "written", "p50 s", "p95 s", "calls made now")
-    headings += ("per 1,000: calls", "tokens", "s", *(() if prices is None else ("money",)))
+    headings = ("cost of a caption", "calls", "tokens read", "written", "p50 s", "p95 s", "first token s")
+    headings += ("calls made now", "per 1,000: calls", "tokens", "s", *(() if prices is None else ("money",)))
     below = (
         f"Seconds with {at_once} at once, of captions for which nothing came out of the cache; calls and "
         "tokens as if nothing ever had."

@@ -5,6 +5,7 @@ import shutil
 import sqlite3
 import subprocess
 import sys
+import tempfile
 from dataclasses import replace
 from pathlib import Path
 
@@ -229,7 +230,9 @@ def test_a_folder_without_permission_to_write_is_read(
         copy.rename(folder)
     else:
         store.close()
-    for parent in (folder.parent, folder.parent.parent):
+    for parent in folder.parents:
+        if parent == Path(tempfile.gettempdir()):
+            break
         parent.chmod(0o755)
     for path in (*folder.iterdir(), folder):
         path.chmod(0o555 if path.is_dir() else 0o444)

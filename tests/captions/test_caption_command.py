@@ -215,6 +215,15 @@ def test_the_key_goes_to_the_server_that_is_named_and_nowhere_else(
     assert b"sk-mine" not in kept
 
 
+# A background job of a shell starts with Ctrl-C ignored, and so would whatever it starts.
+MAIN = """
+import signal
+signal.signal(signal.SIGINT, signal.default_int_handler)
+from lookalike.cli import main
+main()
+"""
+
+
 def test_a_run_that_is_stopped_ends_at_once_and_keeps_what_it_has(tmp_path: Path) -> None:
     """Ctrl-C while the server thinks: no waiting for it, no traceback, whole lines."""
     for number in range(12):
@@ -230,7 +239,7 @@ def test_a_run_that_is_stopped_ends_at_once_and_keeps_what_it_has(tmp_path: Path
 
     with Loopback(stuck) as loopback:
         command = [
-            sys.executable, "-m", "lookalike", "caption", str(tmp_path / "many"), "--captioner",
+            sys.executable, "-c", MAIN, "caption", str(tmp_path / "many"), "--captioner",
             f"openai:{loopback.url}", "--vlm", "vlm", "--no-check", "--at-once", "4",
             "--cache", str(tmp_path / "cache.sqlite"), "--out", str(tmp_path / "captions.jsonl"),
         ]  # fmt: skip
@@ -238,7 +247,10 @@ def test_a_run_that_is_stopped_ends_at_once_and_keeps_what_it_has(tmp_path: Path
         while len(asked) < 8 and process.poll() is None:
             time.sleep(0.01)
         process.send_signal(signal.SIGINT)
-        _, said = process.communicate(timeout=30)
+        try:
+            _, said = process.communicate(timeout=30)
+        finally:
+            process.kill()
     assert process.returncode not in (0, -signal.SIGKILL)
     assert "Traceback" not in said
     assert len(list(read(tmp_path / "captions.jsonl"))) == 4

@@ -30,6 +30,14 @@ LlmOption = Annotated[
 StrategyOption = Annotated[
     str, typer.Option("--strategy", metavar="attributes|targeted|dialogue", help="How models are asked.")
 ]
+RegimeOption = Annotated[
+    str | None,
+    typer.Option(
+        "--regime",
+        metavar="train|train+gallery|train+gallery+query",
+        help="Where captions take part in descriptors, with an encoder trained with them.",
+    ),
+]
 PromptOption = Annotated[
     str | None, typer.Option("--prompt", metavar="VERSION", help="Of the strategy's wordings; the newest.")
 ]

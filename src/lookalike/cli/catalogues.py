@@ -12,6 +12,7 @@ from lookalike.cli.captioning import (
     CAPTIONER,
     KeyOption,
     LlmOption,
+    RegimeOption,
     StrategyOption,
     VlmOption,
     captioner_of,
@@ -24,14 +25,6 @@ if TYPE_CHECKING:  # loaded by the commands that need them: `--help` answers at 
     from lookalike.catalogue import Report
 
 CatalogueArgument = Annotated[Path, typer.Argument(metavar="CATALOGUE", help="The catalogue's folder.")]
-RegimeOption = Annotated[
-    str | None,
-    typer.Option(
-        "--regime",
-        metavar="train|train+gallery|train+gallery+query",
-        help="Where captions take part in descriptors, with an encoder trained with them.",
-    ),
-]
 
 
 def index(

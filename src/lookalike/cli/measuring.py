@@ -5,12 +5,23 @@ from __future__ import annotations
 import json
 import os
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from lookalike import __version__
+from lookalike.cli.captioning import (
+    CAPTIONER,
+    KeyOption,
+    LlmOption,
+    RegimeOption,
+    StrategyOption,
+    VlmOption,
+    captioner_of,
+    plain_asking,
+)
 from lookalike.cli.output import EncoderOption, JsonOption, bar, bars, print_json, say
 from lookalike.errors import BadInput, MissingExtra, WeightsError
 
@@ -46,6 +57,15 @@ def evaluate(
         Path | None,
         typer.Option("--descriptors", metavar="FOLDER", help="Where runs may share what they encode."),
     ] = None,
+    regime: RegimeOption = None,
+    captions: Annotated[
+        str | None,
+        typer.Option("--captions", metavar=f"annotation|{CAPTIONER}", help="Whose are in descriptors."),
+    ] = None,
+    vlm: VlmOption = None,
+    llm: LlmOption = None,
+    strategy: StrategyOption = "attributes",
+    key_file: KeyOption = None,
     allow_missing: Annotated[
         bool, typer.Option("--allow-missing", help="Leave out what cannot be used, and say so.")
     ] = False,
@@ -56,17 +76,21 @@ def evaluate(
     from lookalike.evaluation.harness import Plan, evaluate
     from lookalike.evaluation.pages import write_report, write_tables
 
-    plan = Plan(
-        protocol=protocol,
-        split=split,
-        encoder=encoder,
-        regions=regions,
-        rerank=rerank or ["none"],
-        tune=tune,
-        descriptors=descriptors,
-        allow_missing=allow_missing,
-    )
-    with bars() as stage:
+    asking = plain_asking(captions, vlm, llm, strategy, key_file)
+    asks = captions is not None and captions != "annotation"
+    with captioner_of(captions, asking) if asks and captions else nullcontext() as captioner, bars() as stage:
+        plan = Plan(
+            protocol=protocol,
+            split=split,
+            encoder=encoder,
+            regions=regions,
+            rerank=rerank or ["none"],
+            tune=tune,
+            descriptors=descriptors,
+            regime=regime,
+            captioner="annotation" if captions == "annotation" else captioner,
+            allow_missing=allow_missing,
+        )
         run = evaluate(open_dataset(dataset), out, plan, made(), stage)
     write_tables(run, out)
     try:
@@ -235,6 +259,8 @@ def _print_run(run: Run) -> None:
     if data["synthetic"]:
         say(f"synthetic: {data['synthetic']}")
     answerable = run.queries - run.unanswerable
+    if run.captions:
+        say(f"regime {run.regime}, captions by {run.captions['by']}")
     say(f"{encoder}: {answerable:,} answerable queries of {run.queries:,}, {run.gallery:,} gallery regions")
     several = len(run.systems[0].figures) > 1
     table = Table(box=None, header_style="bold", pad_edge=False)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from itertools import product
 from pathlib import Path
@@ -16,15 +16,20 @@ from typing import Any
 
 import numpy as np
 
-from lookalike.datasets import Dataset, Labelled, Side, Unlisted
+from lookalike.datasets import Dataset, Labelled, Side, Unlisted, origin_of
 from lookalike.datasets.photos import write_table
 from lookalike.errors import BadInput
 from lookalike.evaluation.posed import GIVEN, TRANSDUCTIVE, Posed, Stage
 from lookalike.evaluation.protocols import Protocol
 from lookalike.evaluation.tasks import Asking
-from lookalike.roles import Encoder
+from lookalike.roles import Captioner, Encoder
 from lookalike.settings import Settings, open_catalogue, open_reranker
+from lookalike.values import Caption, Region
 
+_TOLD = {  # by side, in which regimes captions are in its descriptors
+    "gallery": ("train+gallery", "train+gallery+query"),
+    "queries": ("train+gallery+query",),
+}
 TUNED_ON = 300  # queries, about, that parameters are fitted to
 
 
@@ -39,9 +44,16 @@ class Bench:
         folder: Path,
         stage: Stage,
         allow_missing: bool = False,
+        regime: str = "image",
+        captioner: Captioner | None = None,
     ) -> None:
-        """`regions` says where queries get their region from; descriptors are kept below `folder`."""
+        """`regions` says where queries get their region from; descriptors are kept below `folder`.
+
+        The `captioner` speaks of the gallery in the regimes "train+gallery…", of queries in the last.
+        """
         self._dataset, self.encoder, self.regions = dataset, encoder, regions
+        self._regime, self._captioner = regime, captioner
+        self.uncaptioned: dict[str, int] = {}  # regions without a caption, by side
         self.stage, self._allow_missing = stage, allow_missing
         self._rerankers: dict[str, Any] = {}
         self._tuned_on: dict[tuple[str, str], Posed] = {}
@@ -138,6 +150,9 @@ class Bench:
     ) -> tuple[Path, dict[str, str]]:
         """The catalogue of these regions, an item each; and what could not be encoded, by source."""
         parts = [side, self.encoder.name, self.encoder.fingerprint, finder, *(["captions"] if titled else [])]
+        told = self._captioner if self._regime in _TOLD[side] else None
+        if told is not None:
+            parts.append(f"told-{hashlib.sha256(told.name.encode()).hexdigest()[:8]}")
         place = (
             self._folder / split / "".join(c if c.isalnum() or c in "-." else "-" for c in "-".join(parts))
         )
@@ -154,12 +169,32 @@ class Bench:
             for region in regions
         )
         table = write_table(rows, place / "regions.jsonl")
-        settings = Settings(encoder=self.encoder, regions="whole" if finder == GIVEN else finder)
+        settings = Settings(
+            encoder=self.encoder,
+            regions="whole" if finder == GIVEN else finder,
+            regime=None if told is None else "train+gallery",
+        )
         progress = self.stage(f"encoding {side} of {split}")
         with open_catalogue(place, settings) as catalogue:
             gone = side == "gallery"  # what is there no more would be re-ranked along with the rest
-            report = catalogue.add(table, prune=gone, on_progress=progress, calibrate=False)
+            report = catalogue.add(table, gone, progress, calibrate=False, captioner=told)
+            if told is not None:
+                self.uncaptioned[side] = report.regions - report.captions
         return place, {skipped.source: skipped.error for skipped in report.skipped}
+
+
+class Annotation:
+    """A captioner that says what a data set's annotation says: of its captions the middle one in length."""
+
+    name = "annotation"
+
+    def __init__(self, regions: Iterable[Labelled | Unlisted]) -> None:
+        labelled = (region for region in regions if isinstance(region, Labelled) and region.captions)
+        self._said = {(origin_of(r.source), r.box): r.captions[len(r.captions) // 2] for r in labelled}
+
+    def captions(self, regions: Sequence[Region]) -> list[Caption]:
+        found = [self._said.get((region.picture.source, region.box), "") for region in regions]
+        return [Caption(text, self.name, None if text else "the annotation has none") for text in found]
 
 
 def _without_gaps(regions: Sequence[Labelled]) -> list[Labelled]:

@@ -6,11 +6,11 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from lookalike.datasets import Dataset
 from lookalike.errors import BadInput
-from lookalike.evaluation.bench import Bench, class_of
+from lookalike.evaluation.bench import Annotation, Bench, class_of
 from lookalike.evaluation.intervals import holm, paired
 from lookalike.evaluation.posed import GIVEN, Stage, Values
 from lookalike.evaluation.protocols import SELF_MATCH, TIES, definition, protocol, usual_protocol
@@ -23,8 +23,8 @@ from lookalike.evaluation.runs import (
     write_whole,
 )
 from lookalike.evaluation.tasks import Asking
-from lookalike.roles import Encoder
-from lookalike.settings import DEFAULT_ENCODER, open_encoder, open_reranker
+from lookalike.roles import Captioner, Encoder
+from lookalike.settings import DEFAULT_ENCODER, open_encoder, open_reranker, regime_for
 from lookalike.values import Progress
 
 
@@ -39,6 +39,8 @@ class Plan:
     rerank: Sequence[str] = ("none",)
     tune: str | None = None  # a split to fit the re-rankers on; they are then measured fitted too
     descriptors: Path | None = None  # a folder that runs may share; None keeps them in the run's own
+    regime: str | None = None  # where captions are in descriptors; None is the encoder's usual one
+    captioner: Captioner | Literal["annotation"] | None = None  # who wrote them; "annotation": the data set
     allow_missing: bool = False  # leave out what cannot be used, and say so, instead of stopping
 
 
@@ -63,7 +65,16 @@ def evaluate(
         open_reranker(class_of(name), encoder)  # a mistyped name fails here
     out.mkdir(parents=True, exist_ok=True)
     folder = plan.descriptors or out / "descriptors"
-    bench = Bench(dataset, encoder, plan.regions, folder, stage or _silent, plan.allow_missing)
+    regime = regime_for(encoder, plan.regime)
+    if (plan.captioner is not None) != regime.startswith("train+gallery"):
+        raise BadInput(
+            f"captions {'go' if plan.captioner else 'are lacking'} with the regime {regime!r}",
+            "with --captions annotation or FILE goes --regime train+gallery, or train+gallery+query",
+        )
+    captioner = Annotation(dataset.read(split)) if plan.captioner == "annotation" else plan.captioner
+    bench = Bench(
+        dataset, encoder, plan.regions, folder, stage or _silent, plan.allow_missing, regime, captioner
+    )
 
     posed = bench.pose(how, split)
     if posed.unanswerable == len(posed.groups):
@@ -98,7 +109,8 @@ def evaluate(
         protocol={"name": how.name, "about": how.about, "ties": TIES, "self_match": SELF_MATCH},
         encoder={"name": encoder.name, "fingerprint": encoder.fingerprint, "dim": encoder.dim},
         regions="none" if posed.task.asking is Asking.WORDS else plan.regions,
-        regime="image",
+        regime=regime,
+        captions={} if captioner is None else {"by": captioner.name, "lacking": bench.uncaptioned},
         queries=len(posed.task.queries),
         unanswerable=posed.unanswerable,
         gallery=len(posed.task.gallery),

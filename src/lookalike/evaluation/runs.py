@@ -85,6 +85,7 @@ class Run:
     metrics: Mapping[str, str]  # name -> definition, headline first
     systems: tuple[System, ...]
     differences: tuple[Difference, ...]  # of every system to the first, in the headline metric
+    captions: Mapping[str, Any] = field(default_factory=dict)  # by whom; regions without one, by side
     tuning: Mapping[str, Any] = field(default_factory=dict)  # re-ranker -> split, queries, trials
     made: Mapping[str, Any] = field(default_factory=dict)  # version, commit, command, date, machine
 

@@ -311,7 +311,7 @@ def _side(label: str, side: _Opened, means: Mapping[str, float]) -> Side:
     run = side.run
     return Side(
         label, side.folder, side.system.name, side.system.rerank, str(run.encoder["name"]), run.regions,
-        run.regime, run.gallery, means,
+        f"{run.regime}, {run.captions['by']}" if run.captions else run.regime, run.gallery, means,
     )  # fmt: skip
 
 

@@ -273,7 +273,7 @@ def _tex_facts(run: Run) -> list[str]:
         f"ties: {run.protocol['ties']}",
         f"self-match: {run.protocol['self_match']}",
         f"encoder: {run.encoder['name']} ({run.encoder['fingerprint']}); regions {run.regions}; "
-        f"regime {run.regime}",
+        f"regime {run.regime}" + (f", captions by {run.captions['by']}" if run.captions else ""),
         f"{run.queries} queries, {run.unanswerable} of them without a right answer and left out of the means",
         f"{run.gallery} gallery regions",
     ]

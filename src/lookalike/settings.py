@@ -136,6 +136,9 @@ def open_encoder(named: str | Encoder) -> Encoder:
     """
     if not isinstance(named, str):
         return named
+    if named in ENCODERS:  # before a folder of that name
+        shipped: Encoder = _named("encoder", named, ENCODERS)()
+        return shipped
     if named.startswith("hub:"):
         from lookalike.encoders import HubEncoder
 
@@ -154,8 +157,7 @@ def open_encoder(named: str | Encoder) -> Encoder:
     if Path(named).is_absolute():  # as a catalogue keeps it
         raise WeightsError(f"there is no model in {named}", "was it moved? put a link in its place")
     hubs = [f"hub:{name}" for name in weights.hub_names("encoder")]
-    made: Encoder = _named("encoder", named, ENCODERS, hubs)()
-    return made
+    raise unknown_name("encoder", named, [*ENCODERS, *hubs])
 
 
 def open_regions(named: str | RegionFinder, encoder: Encoder) -> RegionFinder:

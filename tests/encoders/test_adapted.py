@@ -569,3 +569,12 @@ def test_the_shipped_model_reads_what_it_sees() -> None:
     assert (scores.argmax(axis=1) == np.arange(4)).sum() >= 3
     for box in encoder.boxes([region.picture for region in seen]):
         assert box.iou(Box(20, 60, 180, 200)) > 0.3
+
+
+def test_a_shipped_encoder_comes_before_a_folder_of_its_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "compact").mkdir()
+    (tmp_path / "compact" / "model.json").write_text("{}")
+    monkeypatch.chdir(tmp_path)
+    assert open_encoder("compact").name == "compact"

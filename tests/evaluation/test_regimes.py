@@ -118,9 +118,9 @@ def test_captions_of_the_annotation(dataset: Dataset, tmp_path: Path) -> None:
 
 def test_regimes_and_captions_that_do_not_go_together(dataset: Dataset, tmp_path: Path) -> None:
     knowing = Knowing([])
-    with pytest.raises(BadInput, match="captions go with the regime 'train'"):
+    with pytest.raises(BadInput, match="the regime 'train' has no place for captions"):
         measured(dataset, tmp_path, captioner=knowing)
-    with pytest.raises(BadInput, match=r"captions are lacking with the regime 'train\+gallery'"):
+    with pytest.raises(BadInput, match=r"the regime 'train\+gallery' wants captions"):
         measured(dataset, tmp_path, regime="train+gallery")
     with pytest.raises(BadInput, match="was not trained with captions"):
         measured(dataset, tmp_path, encoder=ThumbnailEncoder(), regime="train+gallery", captioner=knowing)

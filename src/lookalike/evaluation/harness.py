@@ -68,7 +68,7 @@ def evaluate(
     regime = regime_for(encoder, plan.regime)
     if (plan.captioner is not None) != regime.startswith("train+gallery"):
         raise BadInput(
-            f"captions {'go' if plan.captioner else 'are lacking'} with the regime {regime!r}",
+            f"the regime {regime!r} {'has no place for' if plan.captioner else 'wants'} captions",
             "with --captions annotation or FILE goes --regime train+gallery, or train+gallery+query",
         )
     captioner = Annotation(dataset.read(split)) if plan.captioner == "annotation" else plan.captioner

@@ -284,6 +284,8 @@ def test_with_a_box_the_captioner_starts_before_the_picture_is_encoded(
     asked = threading.Event()
 
     class Eager(Dictated):
+        elsewhere = True
+
         def captions(self, regions: Sequence[Region]) -> list[Caption]:
             asked.set()
             return super().captions(regions)
@@ -297,6 +299,16 @@ def test_with_a_box_the_captioner_starts_before_the_picture_is_encoded(
     monkeypatch.setattr(shop.encoder, "pictures", waiting)
     _, refinement = _phases(shop, Eager(WORDS), query, Box(0, 0, 90, 120))
     assert refinement.outcome == "refined"
+
+
+def test_a_captioner_of_this_machine_starts_after_the_first_hits(shop: Catalogue, query: Path) -> None:
+    captioner = Dictated(WORDS)
+    search = refined(shop, captioner, query, Box(0, 0, 90, 120))
+    assert isinstance(next(search), Hits)
+    assert captioner.asked == 0
+    refinement = next(search)
+    assert isinstance(refinement, Refinement)
+    assert (refinement.outcome, captioner.asked) == ("refined", 1)
 
 
 def test_a_picture_of_the_catalogue_needs_no_captioner(shop: Catalogue, pictures: Path) -> None:

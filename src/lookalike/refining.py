@@ -46,11 +46,12 @@ def refined(
 ) -> Iterator[Hits | Refinement]:
     """First the hits of the bare picture, then what became of its caption; two things, in this order.
 
-    With a `box` the captioner starts while the picture is still being encoded, else when the object's region
-    is known. With a `gate` of `calibration.GATES` it starts after the first hits, and only where these are in
-    doubt. A picture that the catalogue has with a caption needs none. Whatever goes wrong with the caption is
-    told in the Refinement, and takes no longer than `deadline_s` after the call; a late caption is still
-    finished, for the captioner's cache.
+    With a `box` a captioner whose work is done `elsewhere` starts while the picture is still being encoded.
+    One of this machine would only slow the encoder down: it starts after the first hits, as all do without a
+    box. With a `gate` of `calibration.GATES` it is asked only where these are in doubt. A picture that the
+    catalogue has with a caption needs none. Whatever goes wrong with the caption is told in the Refinement,
+    and takes no longer than `deadline_s` after the call; a late caption is still finished, for the
+    captioner's cache.
 
     BadInput, before anything else, unless the catalogue was built to be searched with captions.
     """
@@ -60,7 +61,8 @@ def refined(
         raise unknown_name("gate", gate, GATES)
     place = picture if isinstance(picture, Region) else decoded(picture)
     region = place if isinstance(place, Region) else Region(place, box) if box is not None else None
-    asked = _asked(catalogue, captioner, region) if region is not None and gate is None else None
+    early = gate is None and getattr(captioner, "elsewhere", False)
+    asked = _asked(catalogue, captioner, region) if early and region is not None else None
     hits = catalogue.search(place if region is None else region, where=where, top=top)
     first_ms = (time.perf_counter() - started) * 1000
     yield hits

@@ -39,6 +39,8 @@ class RegionFinder(Protocol):
 
 
 class Captioner(Protocol):
+    """Says what regions show. One that leaves the work to another machine may have `elsewhere = True`."""
+
     name: str  # engine, model, strategy, prompt version
 
     def captions(self, regions: Sequence[Region]) -> list[Caption]:

@@ -36,6 +36,7 @@ class Scripted:
     """An engine whose models reply as `speak` says; `asks` are the calls that it got."""
 
     name = "scripted"
+    elsewhere = True
 
     def __init__(self, speak: Callable[[Ask], str | Reply]) -> None:
         self._speak = speak

@@ -38,6 +38,7 @@ class Counting:
     """An engine of which is known what it was asked, and how often."""
 
     name = "counting"
+    elsewhere = True
 
     def __init__(self, answer: Answer = lambda ask, number: NAVY, takes: float = 0.0) -> None:
         self.answer, self.takes = answer, takes
@@ -384,6 +385,7 @@ calls, cache, items, rounds, width = open(sys.argv[1], "ab", buffering=0), *sys.
 
 class Written:
     name = "written"
+    elsewhere = True
     async def ready(self): pass
     def identity(self, to): return {"model": "small"}
     async def complete(self, ask):

@@ -27,6 +27,7 @@ class Recorded:
     """An engine that says what was said; an ask that was not recorded is an error."""
 
     name = "recorded"
+    elsewhere = True
 
     def __init__(self, replies: list[Mapping[str, str]]) -> None:
         self._replies = {reply["ask"]: reply for reply in replies}

@@ -60,7 +60,7 @@ class Desk:
         failures_again: bool = False,
         refused_for_s: float = 3600.0,
     ) -> None:
-        self.name = engine.name
+        self.name, self.elsewhere = engine.name, engine.elsewhere
         self._engine, self._cache, self._pace = engine, cache, pace
         self._preprocess, self._failures_again, self._refused_for_s = (
             preprocess,

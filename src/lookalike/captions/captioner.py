@@ -67,6 +67,7 @@ class ModelCaptioner:
         self._protocol = f"{strategy}/{self._prompt.version} {self.vocabulary.name}:{self.vocabulary.version}"
         checks = [*([f"{samples} samples"] if samples > 1 else []), *([] if check else ["unchecked"])]
         self.name = " ".join(filter(None, [desk.name, models, self._protocol, *checks]))
+        self.elsewhere = desk.elsewhere
         self._lock = threading.Lock()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._closed = False

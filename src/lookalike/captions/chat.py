@@ -65,6 +65,7 @@ class Engine(Protocol):
     """Where the two models run. Calls may overlap."""
 
     name: str  # "openai:http://localhost:11434/v1"; no key, no password
+    elsewhere: bool  # whether models run in another process, and this one only waits
 
     async def ready(self) -> None:
         """Find out what has to be known before the first call; CallFailed where the engine cannot be used."""

@@ -45,6 +45,8 @@ class Transformers:
     kind or has no chat template, MissingExtra without the extra `hub`.
     """
 
+    elsewhere = False
+
     def __init__(self, vlm: str, llm: str | None = None, device: str | None = None) -> None:
         if not all(map(find_spec, ("torch", "transformers", "safetensors", "jinja2"))):
             raise MissingExtra(f"the captioner transformers:{vlm}", "hub")

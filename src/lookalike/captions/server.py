@@ -53,6 +53,8 @@ class Server:
     several event loops; each needs its own `close`.
     """
 
+    elsewhere = True
+
     def __init__(
         self,
         url: str,

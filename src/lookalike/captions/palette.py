@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import lru_cache
+from functools import cached_property, lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -194,10 +194,13 @@ class Palette:
 
     def captions(self, regions: Sequence[Region]) -> list[Caption]:
         """Caption regions; each gets a colour, and what else is clear."""
-        vocabulary = Vocabulary.open("fashion")
-        return [self._caption(looks(region), vocabulary) for region in regions]
+        return [self._caption(looks(region)) for region in regions]
 
-    def _caption(self, seen: Looks, vocabulary: Vocabulary) -> Caption:
+    @cached_property
+    def _vocabulary(self) -> Vocabulary:
+        return Vocabulary.open("fashion")
+
+    def _caption(self, seen: Looks) -> Caption:
         basis = {name: 0.5 + share / 2 for name, share in seen.colours}
         first, second = seen.pair or (seen.colours[0][0], "")
         values = {"colour": [first]}
@@ -207,7 +210,7 @@ class Palette:
             values["pattern"] = [seen.pattern]
         claims = tuple(
             replace(claim, support={"pixels": basis.get(claim.value, _AGREED)})
-            for claim in vocabulary.claims(values)
+            for claim in self._vocabulary.claims(values)
         )
         # Not the vocabulary's sentence, which calls whatever it is a garment.
         colours = " and ".join(claim.text for claim in claims if claim.attribute != "pattern")

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Self
 
@@ -17,7 +18,19 @@ from lookalike.errors import BadInput, WrongEncoder
 from lookalike.indexing import Batch, Parts, Skipped
 from lookalike.ranking import SHORTLIST
 from lookalike.roles import Captioner, Encoder, RegionFinder, Reranker, Store, View
-from lookalike.values import Box, Floats, Hits, Keys, Picture, Progress, Query, Region, Shortlist
+from lookalike.values import (
+    TOLD_GALLERY,
+    TOLD_QUERIES,
+    Box,
+    Floats,
+    Hits,
+    Keys,
+    Picture,
+    Progress,
+    Query,
+    Region,
+    Shortlist,
+)
 
 RANKED_AT_ONCE = 64  # queries that `rank` holds the whole gallery's scores of
 
@@ -117,7 +130,7 @@ class Catalogue:
             if on_progress:
                 on_progress(done, total)
 
-        fused = self.regime.startswith("train+gallery")
+        fused = self.regime in TOLD_GALLERY
         parts = Parts(self.encoder, self._gallery_regions, captioner, fused)
         with self.open_writer() as store:
             for path in paths:
@@ -191,8 +204,10 @@ class Catalogue:
                 query = Query(vector, tuple(regions), text)
                 if shortlist is None or len(seen) > 1 or meaning is not None:
                     shortlist = self._shortlists(view, [query], top, where)[0]
-                reached = ranking.best_of_items(view, shortlist.keys, shortlist.scores)[1]
-                prominence = ranking.prominence(reached)
+                prominence = -np.inf
+                if regions:  # words alone may match a whole catalogue, and nothing asks how they stand out
+                    reached = ranking.best_of_items(view, shortlist.keys, shortlist.scores)[1]
+                    prominence = ranking.prominence(reached)
                 confident = self._confident(prominence) if where is None and not text else None
             with clock.stage("rerank"):
                 shortlist = self._finished(view, query, shortlist, where)
@@ -205,6 +220,12 @@ class Catalogue:
         """Where captions take part in descriptors: one of `values.REGIMES`."""
         return self.store.meta["regime"]
 
+    @cached_property
+    def language(self) -> Floats | None:
+        """Where a descriptor's language part is, (D,): ones there, zeros elsewhere; None without language."""
+        words = self.encoder.texts(["clothes"])
+        return None if words is None else (words[0] != 0).astype(np.float32)
+
     def check_query_captions(self) -> None:
         """BadInput, with the reason, unless the catalogue was built to be searched with captions."""
         if not captioned(self.encoder):
@@ -212,10 +233,10 @@ class Catalogue:
                 f"{self.encoder.name} was not trained with captions, so one cannot help its descriptors",
                 "search without, or build the catalogue with such an encoder: --encoder compact",
             )
-        if self.regime != "train+gallery+query":
+        if self.regime not in TOLD_QUERIES:
             raise BadInput(
                 f"the catalogue was built for the regime {self.regime!r}: its pictures were encoded "
-                f"{'with' if self.regime == 'train+gallery' else 'without'} captions, queries are bare",
+                f"{'with' if self.regime in TOLD_GALLERY else 'without'} captions, queries are bare",
                 "search without a caption, or run: lookalike reindex CATALOGUE --regime train+gallery+query",
             )
 
@@ -334,8 +355,7 @@ class Catalogue:
 
     def calibrate(self, store: Store) -> None:
         """Set what counts as a confident match, see `calibration.calibrate`."""
-        words = self.encoder.texts(["clothes"]) if self.regime == "train+gallery+query" else None
-        language = None if words is None else (words[0] != 0).astype(np.float32)
+        language = self.language if self.regime in TOLD_QUERIES else None
         calibration.calibrate(store, lambda picture: self._candidates(picture, None, _Clock())[0], language)
 
 

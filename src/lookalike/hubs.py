@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import logging
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -103,6 +103,14 @@ def loading() -> Iterator[None]:
                 hook(before)
             for handler in handlers:
                 handler.removeFilter(from_elsewhere)
+
+
+def unfit(report: Mapping[str, Any]) -> str:
+    """What of a model transformers would make up, by its loading report, in words; "" where it is nothing."""
+    found = sorted({*report["missing_keys"], *(key for key, *_ in report["mismatched_keys"])})
+    if not found:
+        return ""
+    return f"{len(found)} parts are missing or of the wrong size, the first {found[0]}"
 
 
 def first_line(error: Exception) -> str:

@@ -121,8 +121,7 @@ def _sure(catalogue: Catalogue, region: Region, hits: Hits, gate: str) -> bool:
         return False
     if gate == "margin":
         return hits.prominence >= float(threshold)
-    vector, words = catalogue.encoder.pictures([region])[0], catalogue.encoder.texts(["clothes"])
-    assert words is not None  # else nothing would have been calibrated
+    assert catalogue.language is not None  # else nothing would have been calibrated
+    vector = catalogue.encoder.pictures([region])[0]
     with catalogue.store.view() as view:
-        language = (words[0] != 0).astype(vector.dtype)
-        return sureness(view, vector, hits.prominence, language)[gate] >= float(threshold)
+        return sureness(view, vector, hits.prominence, catalogue.language)[gate] >= float(threshold)

@@ -14,7 +14,7 @@ from lookalike.catalogue import Catalogue, captioned
 from lookalike.errors import BadInput, CatalogueError, MissingExtra, WeightsError, unknown_name
 from lookalike.roles import Captioner, Encoder, RegionFinder, Reranker
 from lookalike.store import LocalStore
-from lookalike.values import REGIMES
+from lookalike.values import REGIMES, TOLD_GALLERY
 
 ENCODERS = {
     "efficientnet-lite2": "lookalike.encoders:EfficientNet",
@@ -118,7 +118,7 @@ def regime_for(encoder: Encoder, wanted: str | None = None, present: str = "") -
     if wanted is not None and wanted not in REGIMES:
         raise unknown_name("regime", wanted, REGIMES)
     if captioned(encoder):
-        return wanted or (present if present.startswith("train+gallery") else "train")
+        return wanted or (present if present in TOLD_GALLERY else "train")
     if wanted not in (None, "image"):
         raise BadInput(
             f"{encoder.name} was not trained with captions: the regime {wanted!r} is not for it",

@@ -15,12 +15,11 @@ import numpy as np
 
 from lookalike import images
 from lookalike.calibration import GATES
-from lookalike.captions.records import claims_json
 from lookalike.catalogue import Catalogue
 from lookalike.errors import BadInput, BadPicture, CatalogueError, MissingExtra
 from lookalike.indexing import BATCH, Skipped, chunks, described, meant
 from lookalike.roles import Encoder
-from lookalike.values import Caption, Floats, Progress, Region, Row
+from lookalike.values import TOLD_GALLERY, Caption, Floats, Progress, Region, Row
 
 
 def info(catalogue: Catalogue) -> dict[str, Any]:
@@ -141,7 +140,7 @@ def _write_jsonl(catalogue: Catalogue, path: Path) -> int:
         for row in catalogue.store.scan():
             record = _record(row)
             if row.caption is not None and row.caption.claims:
-                record["claims"] = claims_json(row.caption.claims)
+                record["claims"] = [claim.as_json() for claim in row.caption.claims]
             file.write(json.dumps(record, ensure_ascii=False) + "\n")
             written += 1
     return written
@@ -209,7 +208,9 @@ def _write_parquet(catalogue: Catalogue, path: Path) -> int:
 
 
 def _claims(caption: Caption | None) -> str | None:
-    return json.dumps(claims_json(caption.claims)) if caption is not None and caption.claims else None
+    if caption is None or not caption.claims:
+        return None
+    return json.dumps([claim.as_json() for claim in caption.claims])
 
 
 def reindex(
@@ -226,7 +227,7 @@ def reindex(
     stops the switch, unless `prune` removes it. `confident` is None until the catalogue, opened with the new
     encoder, is calibrated.
     """
-    fused = regime.startswith("train+gallery")
+    fused = regime in TOLD_GALLERY
     with catalogue.open_writer() as store, ThreadPoolExecutor(os.cpu_count()) as pool:
         staged = f"{encoder.fingerprint} {regime}"
         if store.meta.get("staged_fingerprint") != staged:

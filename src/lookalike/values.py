@@ -149,6 +149,13 @@ class Claim:
         """The least support that it has, 0 to 1; 1 where nobody checked."""
         return min(self.support.values(), default=1.0)
 
+    def as_json(self) -> dict[str, Any]:
+        support = {check: round(value, 3) for check, value in self.support.items()}
+        return {
+            "text": self.text, "attribute": self.attribute, "value": self.value, "support": support,
+            "believed": self.believed,
+        }  # fmt: skip
+
 
 @dataclass(frozen=True, slots=True)
 class Caption:
@@ -328,6 +335,7 @@ class Hits(list[Hit]):
 
 # Where captions take part: nowhere; in the encoder's training; in the gallery's descriptors; in queries' too.
 REGIMES = ("image", "train", "train+gallery", "train+gallery+query")
+TOLD_GALLERY, TOLD_QUERIES = REGIMES[2:], REGIMES[3:]  # the regimes that have captions in these descriptors
 
 
 def unit(vectors: Iterable[Sequence[float]] | NDArray[Any]) -> Floats:

@@ -286,13 +286,8 @@ def _loaded(model: ModelFolder, device: str, dtype: str) -> _Model:
             network = network.eval().to(device)
     except Exception as error:  # what goes wrong in there has no common base
         raise CallFailed(f"{model.path} cannot be loaded: {hubs.first_line(error)}", LAYOUT) from error
-    unfit = sorted({*report["missing_keys"], *(key for key, *_ in report["mismatched_keys"])})
-    if unfit:  # transformers would make these up
-        raise CallFailed(
-            f"{model.path}: its weights do not fit: {len(unfit)} parts are missing or of the wrong size, "
-            f"the first {unfit[0]}",
-            LAYOUT,
-        )
+    if unfit := hubs.unfit(report):
+        raise CallFailed(f"{model.path}: its weights do not fit: {unfit}", LAYOUT)
     return _Model(model, network, processor, tokenizer)
 
 

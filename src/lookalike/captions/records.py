@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import islice
 from pathlib import Path
@@ -62,7 +62,7 @@ class Record:
             "caption": self.caption.text,
             "error": self.caption.error,
             "by": self.caption.by,
-            "claims": claims_json(self.caption.claims),
+            "claims": [claim.as_json() for claim in self.caption.claims],
             "prose": self.prose,
             "calls": self.calls,
             "tokens_in": tokens_in,
@@ -71,19 +71,6 @@ class Record:
             "created": self.created,
             "transcript": [asdict(step) for step in self.transcript],
         }
-
-
-def claims_json(claims: Iterable[Claim]) -> list[dict[str, Any]]:
-    return [
-        {
-            "text": claim.text,
-            "attribute": claim.attribute,
-            "value": claim.value,
-            "support": {check: round(value, 3) for check, value in claim.support.items()},
-            "believed": claim.believed,
-        }
-        for claim in claims
-    ]
 
 
 class Writing:

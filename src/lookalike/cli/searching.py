@@ -186,13 +186,11 @@ def _hits_json(hits: Hits, pictures: list[str], refinement: Refinement | None) -
         "timings_ms": dict(hits.timings_ms),
     }
     if refinement is not None:
-        from lookalike.captions.records import claims_json
-
         document["refinement"] = {
             "outcome": refinement.outcome,
             "by": caption.by if caption else None,
             "error": caption.error if caption else None,
-            "claims": claims_json(caption.claims) if caption else [],
+            "claims": [claim.as_json() for claim in caption.claims] if caption else [],
             "first_ms": round(refinement.first_ms, 3),
             "ms": round(refinement.ms, 3),
         }

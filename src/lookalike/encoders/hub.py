@@ -321,13 +321,8 @@ def _open_model(folder: Path, family: _Family, device: str | None) -> Any:
         raise WeightsError(
             f"{folder} cannot be loaded as a {family.model}: {hubs.first_line(error)}", LAYOUT
         ) from error
-    unfit = sorted({*report["missing_keys"], *(key for key, *_ in report["mismatched_keys"])})
-    if unfit:  # transformers would make these up
-        raise WeightsError(
-            f"{folder}: its weights do not fit a {family.model}: {len(unfit)} parts are missing or of the "
-            f"wrong size, the first {unfit[0]}",
-            LAYOUT,
-        )
+    if unfit := hubs.unfit(report):
+        raise WeightsError(f"{folder}: its weights do not fit a {family.model}: {unfit}", LAYOUT)
     return model.eval().to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
 
 

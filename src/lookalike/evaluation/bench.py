@@ -24,12 +24,9 @@ from lookalike.evaluation.protocols import Protocol
 from lookalike.evaluation.tasks import Asking
 from lookalike.roles import Captioner, Encoder
 from lookalike.settings import Settings, open_catalogue, open_reranker
-from lookalike.values import Caption, Region
+from lookalike.values import TOLD_GALLERY, TOLD_QUERIES, Caption, Region
 
-_TOLD = {  # by side, in which regimes captions are in its descriptors
-    "gallery": ("train+gallery", "train+gallery+query"),
-    "queries": ("train+gallery+query",),
-}
+_TOLD = {"gallery": TOLD_GALLERY, "queries": TOLD_QUERIES}
 TUNED_ON = 300  # queries, about, that parameters are fitted to
 
 

@@ -25,7 +25,7 @@ from lookalike.evaluation.runs import (
 from lookalike.evaluation.tasks import Asking
 from lookalike.roles import Captioner, Encoder
 from lookalike.settings import DEFAULT_ENCODER, open_encoder, open_reranker, regime_for
-from lookalike.values import Progress
+from lookalike.values import TOLD_GALLERY, Progress
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +66,7 @@ def evaluate(
     out.mkdir(parents=True, exist_ok=True)
     folder = plan.descriptors or out / "descriptors"
     regime = regime_for(encoder, plan.regime)
-    if (plan.captioner is not None) != regime.startswith("train+gallery"):
+    if (plan.captioner is not None) != (regime in TOLD_GALLERY):
         raise BadInput(
             f"the regime {regime!r} {'has no place for' if plan.captioner else 'wants'} captions",
             "with --captions annotation or FILE goes --regime train+gallery, or train+gallery+query",

@@ -11,7 +11,8 @@ from PIL import Image
 from lookalike.datasets import Dataset, Labelled, Side, Unlisted
 from lookalike.learn.models.adapted import Adapted
 from lookalike.learn.models.x2vlm import X2VLM, X2VLMConfig
-from lookalike.learn.sources import Cells, Frozen
+from lookalike.learn.sources import Cells
+from lookalike.learn.states import Frozen
 from lookalike.learn.tokens import TokenCache, make_tokens
 from lookalike.testing import ThumbnailEncoder, drawing
 from lookalike.values import Box
@@ -52,6 +53,8 @@ def garments(folder: Path, identities: int = 8, captioned: bool = True) -> Datas
 class Spelled:
     """A stand-in for a text tower: each word a vector of its own, no context."""
 
+    fingerprint = "spelled"
+
     def states(self, texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
         words = [["[cls]", *text.split(), "[sep]"] for text in texts]
         longest = max(map(len, words))
@@ -72,7 +75,8 @@ def cells(folder: Path, **options: bool) -> tuple[Cells, Frozen]:
     if not tokens.exists():
         make_tokens(garments(folder, **options), "training", ThumbnailEncoder(), tokens, views=2)
     source = Cells(TokenCache(tokens))
-    return source, Frozen(Spelled(), [text for region in source.regions for text in region.captions])
+    said = [text for region in source.regions for text in region.captions]
+    return source, Frozen(Spelled(), said, folder / "states")
 
 
 def model(seed: int = 0) -> Adapted:

@@ -9,7 +9,7 @@ import torch
 from garments import Spelled, cells, model
 
 from lookalike.learn.scoring import calibrated, described, sentence_agreements
-from lookalike.learn.sources import Frozen
+from lookalike.learn.states import Frozen
 from lookalike.words import sentences
 
 
@@ -43,7 +43,7 @@ def test_regions_are_asked_about_their_own_sentences_and_another_identity_s(tmp_
         look=source.look,
     )
     claims = [(place, claim) for place, some in enumerate(said) for text in some for claim in sentences(text)]
-    texts, adapted = Frozen(Spelled(), [claim for _, claim in claims]), model().eval()
+    texts, adapted = Frozen(Spelled(), [claim for _, claim in claims], tmp_path / "claims"), model().eval()
     right, wrong = sentence_agreements(adapted, told, texts)
     seen = described(adapted, source, texts).language
     with torch.no_grad():

@@ -184,6 +184,33 @@ def test_itc_by_loops() -> None:
     close(losses.itc(image, text, 0.1, torch.arange(5)), losses.itc(image, text, 0.1), 1e-12)
 
 
+def test_texts_that_are_trusted_less_count_less_where_they_are_right() -> None:
+    image, text, who = units(5, 4), units(5, 4, seed=1), torch.tensor([0, 0, 1, 2, 2])
+    close(
+        losses.itc(image, text, 0.1, who, torch.full((5,), 0.7).double()),
+        losses.itc(image, text, 0.1, who),
+        1e-6,
+    )
+    trust = torch.tensor([1.0, 0.2, 0.5, 0.0, 0.9]).double()
+    logits, total = image @ text.T / 0.1, torch.zeros(())
+    for a in range(5):
+        of_image, of_text = logits[a].log_softmax(dim=0), logits[:, a].log_softmax(dim=0)
+        for b in range(5):
+            if who[a] == who[b]:
+                share = 1 / (who == who[a]).sum()
+                total = total - share * (trust[b] * of_image[b] + trust[a] * of_text[b])
+    close(losses.itc(image, text, 0.1, who, trust), total / trust.sum() / 2, 1e-5)
+
+
+def test_agreement_is_a_half_at_the_mean_and_has_no_gradient() -> None:
+    image = units(6, 4).requires_grad_()
+    found = losses.agreement(image, units(6, 4, seed=1), 0.1)
+    cosines = (image * units(6, 4, seed=1)).sum(dim=1)
+    assert not found.requires_grad and found.argsort().tolist() == cosines.argsort().tolist()
+    assert ((found > 0.5) == (cosines > cosines.mean())).all()
+    close(losses.agreement(units(3, 4), units(3, 4), 0.1), torch.full((3,), 0.5))
+
+
 def test_negatives_are_never_of_the_own_identity() -> None:
     who = torch.tensor([3, 1, 3, 2, 1])
     weights, _ = losses.hard_negative_weights(units(5, 8), units(5, 8, seed=1), 0.07, who)

@@ -12,7 +12,7 @@ from lookalike import images, pooling
 from lookalike.datasets import Labelled
 from lookalike.errors import BadInput
 from lookalike.learn.models.x2vlm import X2VLMConfig
-from lookalike.learn.sources import Frozen, Ids, Pictures
+from lookalike.learn.sources import Ids, Pictures
 from lookalike.testing import ThumbnailEncoder
 from lookalike.values import Region
 
@@ -61,30 +61,6 @@ def test_regions_without_identity_are_left_out_where_pairs_are_asked_for(tmp_pat
     empty = replace(dataset, read=lambda split: iter([replace(made[0], identity=None)]))
     with pytest.raises(BadInput, match="no regions"):
         Pictures(empty, "training", CONFIG, paired=True)
-
-
-class Counted:
-    """Words as states of length 1, to see what is asked of a tower, and how often."""
-
-    def __init__(self) -> None:
-        self.asked: list[str] = []
-
-    def states(self, texts):
-        self.asked += texts
-        lengths = [2 + len(text.split()) for text in texts]
-        states = np.zeros((len(texts), max(lengths), 1), np.float32)
-        for row, length in enumerate(lengths):
-            states[row, :length] = length
-        return states, (np.arange(max(lengths)) < np.array(lengths)[:, None]).astype(np.int64)
-
-
-def test_each_caption_is_read_once_and_padding_is_masked() -> None:
-    tower = Counted()
-    texts = Frozen(tower, ["a b c", "a", "a b c", ""])
-    assert sorted(tower.asked) == ["", "a", "a b c"]
-    states, words = texts.of(["a", "", "a b c"])
-    assert states.shape == (3, 5, 1) and words.sum(1).tolist() == [3, 2, 5]
-    assert torch.equal(states[..., 0], words * words.sum(1, keepdim=True))
 
 
 def test_ids_are_those_of_the_shipped_words() -> None:

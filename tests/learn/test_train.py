@@ -14,7 +14,8 @@ from garments import cells, model
 from lookalike.errors import BadInput
 from lookalike.learn.recipes import Recipe, recipe
 from lookalike.learn.scoring import described, mean_average_precision
-from lookalike.learn.sources import Cells, Frozen
+from lookalike.learn.sources import Cells
+from lookalike.learn.states import Frozen
 from lookalike.learn.train import Trainer
 
 RECIPE = Recipe(p=4, k=3, epochs=3, lr=5e-3, itm=0.5, imagine=0.5, pull=0.5, seed=3)

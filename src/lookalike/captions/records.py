@@ -10,6 +10,7 @@ import hashlib
 import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from itertools import islice
 from pathlib import Path
@@ -147,13 +148,17 @@ class FileCaptions:
             raise BadInput(f"{path}: no file of captions", "give a .jsonl, .parquet or .csv file")
         self._known: dict[tuple[str, Box | None], Caption] = {}
         self._only: dict[str, Caption | None] = {}
+        self._hashed = False  # whether pictures are known by their content too
         authors: dict[str, None] = {}
         said = hashlib.sha256()
         for record in read(path):
             if record.caption.error is None:
                 authors[record.caption.by] = None
+                self._hashed = self._hashed or bool(record.sha256)
                 for name in filter(None, (record.sha256, record.path)):
                     self._known[name, record.box] = record.caption
+                    if record.score < 1:  # of the whole picture, in which a box was found
+                        self._known[name, None] = record.caption
                     self._only[name] = None if name in self._only else record.caption
                 told = [record.path, record.sha256, str(record.box), record.caption.text]
                 said.update(json.dumps(told).encode())
@@ -162,6 +167,18 @@ class FileCaptions:
 
     def captions(self, regions: Sequence[Region]) -> list[Caption]:
         return [self._caption(region) for region in regions]
+
+    def of(self, path: str, box: Box | None) -> Caption | None:
+        """What it says of a box in a picture, or of the whole picture; None where it says neither.
+
+        Unlike `captions`, it never takes what is said of another box. The picture is read only where its path
+        is not in the file, which may have been written elsewhere.
+        """
+        name = path
+        if path not in self._only and self._hashed:
+            with suppress(OSError):
+                name = hashlib.sha256(Path(path).read_bytes()).hexdigest()
+        return self._known.get((name, box)) or self._known.get((name, None))
 
     def _caption(self, region: Region) -> Caption:
         for name in (region.picture.sha256, region.picture.source):

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from lookalike import __version__
-from lookalike.cli import captioning, catalogues, measuring, searching, training
+from lookalike.cli import captioning, catalogues, measuring, searching, studying, training
 from lookalike.cli.bench import bench
 from lookalike.cli.measuring import make
 from lookalike.cli.models import models
@@ -35,6 +35,7 @@ for command in (
     measuring.compare,
     measuring.doctor,
     training.train,
+    studying.study,
 ):
     app.command()(command)
 app.command("eval")(measuring.evaluate)

@@ -19,6 +19,7 @@ from lookalike.errors import BadInput, MissingExtra
 if TYPE_CHECKING:
     import torch
 
+    from lookalike.captions import FileCaptions
     from lookalike.datasets import Dataset
     from lookalike.learn.recipes import Recipe
     from lookalike.learn.saved import Saved
@@ -52,6 +53,10 @@ def train(
         Path | None,
         typer.Option("--tokens", metavar="FOLDER", help="Where trainings may share what the towers see."),
     ] = None,
+    captions: Annotated[
+        Path | None,
+        typer.Option("--captions", metavar="FILE", help="Captions by lookalike caption, for DATASET's own."),
+    ] = None,
     views: Annotated[
         int, typer.Option("--views", min=1, help="Views kept of each region, for frozen towers.")
     ] = 4,
@@ -68,18 +73,22 @@ def train(
         import torch  # noqa: F401
     except ImportError:
         raise MissingExtra("training", "train") from None
+    from lookalike.captions import FileCaptions
     from lookalike.datasets import open_dataset
     from lookalike.learn.recipes import recipe
     from lookalike.learn.session import begin, finish, new_model, parts
 
     wanted = recipe(recipe_name, settings or [])
+    said = None if captions is None else FileCaptions(captions)
     with _processes(device) as place:
         model, new = new_model(wanted, checkpoint, resolution)
         chosen = parts(open_dataset(dataset), split, held_out)
         with bars() as stage:
             with _first_alone():  # the others find on disk what the first has made
-                data = _data(wanted, model, *chosen, tokens or out / "tokens", views, stage, say=not as_json)
+                folder = tokens or out / "tokens"
+                data = _data(wanted, model, *chosen, said, folder, views, stage, say=not as_json)
             about = {"lookalike": __version__, "checkpoint": str(checkpoint or "")}
+            about |= {"captions": said.name} if said else {}
             trainer = begin(model, new, data, wanted, out, about, place, workers)
             _train(trainer, out, stage, quiet=as_json or not trainer.first)
         if trainer.first:
@@ -102,13 +111,13 @@ def _train(trainer: Trainer, out: Path, stage: Stage, quiet: bool) -> None:
 
 
 def _data(
-    recipe: Recipe, model: Any, dataset: Dataset, split: str, held_out: str, folder: Path, views: int,
-    stage: Stage, say: bool,
+    recipe: Recipe, model: Any, dataset: Dataset, split: str, held_out: str, captions: FileCaptions | None,
+    folder: Path, views: int, stage: Stage, say: bool,
 ) -> Data:  # fmt: skip
     from lookalike.learn.session import cell_data, picture_data
 
     if recipe.trunk == "x2vlm":
-        return picture_data(dataset, split, held_out, model.vlm.config)
+        return picture_data(dataset, split, held_out, model.vlm.config, captions)
     from lookalike.encoders import EfficientNet, MiniLM
     from lookalike.learn.tokens import size_of
 
@@ -125,7 +134,7 @@ def _data(
 
         return on_progress
 
-    return cell_data(dataset, split, held_out, folder, encoder, MiniLM, views, told)
+    return cell_data(dataset, split, held_out, folder, encoder, MiniLM, views, told, captions)
 
 
 @contextmanager

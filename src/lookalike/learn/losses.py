@@ -42,10 +42,17 @@ def _in_full(loss: Callable[Concatenate[Tensor, _P], _R]) -> Callable[Concatenat
 
 
 @_in_full
-def itc(image: Tensor, text: Tensor, temp: Tensor | float, identities: Tensor | None = None) -> Tensor:
+def itc(
+    image: Tensor,
+    text: Tensor,
+    temp: Tensor | float,
+    identities: Tensor | None = None,
+    trust: Tensor | None = None,
+) -> Tensor:
     """Image-text contrast of embeddings (B, D), unit length, over `temp`, both directions averaged.
 
-    Row b belongs to row b; with `identities` (B,) to all of the same identity, in equal shares.
+    Row b belongs to row b; with `identities` (B,) to all of the same identity, in equal shares. `trust` (B,),
+    not negative, says how much each text counts where it is what a picture should pick, and where it picks.
     """
     logits = image @ text.t() / temp
     if identities is None:
@@ -53,10 +60,24 @@ def itc(image: Tensor, text: Tensor, temp: Tensor | float, identities: Tensor | 
     else:
         alike = (identities[:, None] == identities[None, :]).to(logits.dtype)
     share = alike / alike.sum(dim=1, keepdim=True)
-    directions = (
-        -(F.log_softmax(scores, dim=1) * share).sum(dim=1).mean() for scores in (logits, logits.t())
-    )
+    of_images, of_texts = (F.log_softmax(scores, dim=1) * share for scores in (logits, logits.t()))
+    if trust is None:
+        directions = (-each.sum(dim=1).mean() for each in (of_images, of_texts))
+    else:
+        directions = (-(each @ trust).sum() / trust.sum() for each in (of_images, of_texts.t()))
     return sum(directions, logits.new_zeros(())) / 2
+
+
+@torch.no_grad()
+@_in_full
+def agreement(image: Tensor, text: Tensor, temp: Tensor | float) -> Tensor:
+    """How much more than usual each text agrees with its picture, (B,), 0 to 1, without gradient.
+
+    The logistic function of how far the cosine of a pair, embeddings (B, D), lies above the batch's mean, in
+    units of `temp`: at the mean one half. B = 0 gives (0,).
+    """
+    cosines = (image * text).sum(dim=1)
+    return torch.sigmoid((cosines - cosines.mean()) / temp)
 
 
 @torch.no_grad()
@@ -275,6 +296,15 @@ def hardest(features: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
     alike = labels[:, None] == labels[None, :]
     positive = distances.masked_fill(~alike, 0).amax(dim=1)
     return positive, distances.masked_fill(alike, torch.inf).amin(dim=1)
+
+
+@_in_full
+def linear_logits(features: Tensor, weights: Tensor, scale: float) -> Tensor:
+    """A linear classifier of features (B, D), unit rows, by weights (C, D) of any length: (B, C).
+
+    Rows of length 1 need the scale of cosines, or no class ever becomes likely.
+    """
+    return features @ weights.t() * scale
 
 
 @_in_full

@@ -10,7 +10,8 @@ from lookalike.errors import BadInput, unknown_name
 
 Trunk = Literal["compact", "x2vlm"]
 Precision = Literal["fp32", "bf16", "fp16"]
-_SHARES = ("warm_up", "caption_dropout", "ema")
+_SHARES = ("warm_up", "caption_dropout", "ema", "wrong")
+_WHOLE = ("caption_dropout", "wrong")  # of the shares: may be 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,16 +38,23 @@ class Recipe:
     recompute: bool = False  # what layers of trained towers hold for the backward pass: memory for time
     # Losses and their weights
     arcface: float = 1.0  # on the identity part
+    triplet: float = 0.0  # on the identity part: its hardest pairs in the batch
+    identity: float = 0.0  # on the identity part: a linear classifier, label-smoothed
     contrast: float = 1.0  # supervised, between pictures, on each part of the descriptor
     itc: float = 1.0  # between pictures and captions
     itm: float = 0.0  # whether picture and caption belong together
+    mlm: float = 0.0  # which words are missing from the caption
     box: float = 1.0
     imagine: float = 0.0  # the caption's embedding guessed from the picture
     pull: float = 0.0  # the identity part without a caption to that with one
     margin: float = 0.3
     scale: float = 30.0
     temperature: float = 0.07  # of both contrasts
+    learn_temperature: bool = False  # itc and itm by the model's own, which is trained along
+    fusion: bool = True  # the identity part reads f₀ besides v₀
     caption_dropout: float = 0.5
+    wrong: float = 0.0  # of the captions that the fusion is given: another identity's; no contrast sees them
+    weigh: float = 0.0  # how much less a caption counts in itc that agrees less than others with its picture
     shuffled: bool = False
     language: float = 1.0  # weight of the language part in the descriptor
     seed: int = 0
@@ -55,21 +63,33 @@ class Recipe:
         for name in ("p", "k", "accumulate", "epochs", "lr", "new", "clip", "scale", "temperature"):
             if getattr(self, name) <= 0:
                 raise BadInput(f"recipe: {name} {getattr(self, name):g} must be above 0")
-        for name in ("patience", "weight_decay", "language", "seed", *WEIGHTS):
+        for name in ("patience", "weight_decay", "language", "seed", "weigh", *WEIGHTS):
             if getattr(self, name) < 0:
                 raise BadInput(f"recipe: {name} {getattr(self, name):g} must not be negative")
         for name in _SHARES:
-            if not 0 <= getattr(self, name) <= 1 - (name != "caption_dropout") * 1e-9:
+            if not 0 <= getattr(self, name) <= 1 - (name not in _WHOLE) * 1e-9:
                 raise BadInput(f"recipe: {name} {getattr(self, name):g} is not a share below 1")
         for name, known in (("trunk", get_args(Trunk)), ("precision", get_args(Precision))):
             if getattr(self, name) not in known:
                 raise unknown_name(name, getattr(self, name), known)
         if not any(getattr(self, name) for name in WEIGHTS):
             raise BadInput("recipe: no loss has a weight", "give one: arcface=1")
+        if self.pull and not self.fusion:
+            raise BadInput("recipe: pull moves what the fusion makes, and fusion is false", "set pull=0")
 
     @property
     def reads_captions(self) -> bool:
-        return bool(self.itc or self.itm or self.imagine or self.pull)
+        return any(getattr(self, name) for name in OF_CAPTIONS)
+
+    @property
+    def has_identity(self) -> bool:
+        """Whether a loss shapes the identity part."""
+        return any(getattr(self, name) for name in _OF_IDENTITY)
+
+    @property
+    def fuses(self) -> bool:
+        """Whether a loss goes through the fusion."""
+        return bool((self.has_identity and self.fusion) or self.itm or self.mlm or self.box)
 
     @property
     def with_language(self) -> float:
@@ -90,7 +110,9 @@ class Recipe:
         return replace(self, **wanted)
 
 
-WEIGHTS = ("arcface", "contrast", "itc", "itm", "box", "imagine", "pull")
+_OF_IDENTITY = ("arcface", "triplet", "identity", "contrast", "pull")
+OF_CAPTIONS = ("itc", "itm", "mlm", "imagine", "pull")
+WEIGHTS = ("arcface", "triplet", "identity", "contrast", "itc", "itm", "mlm", "box", "imagine", "pull")
 RECIPES = {
     "compact": Recipe(),
     "x2vlm": Recipe(

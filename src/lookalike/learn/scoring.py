@@ -12,7 +12,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from lookalike.datasets import Side
-from lookalike.evaluation.metrics import ranks_of
+from lookalike.evaluation.metrics import Ranks, ranks_of
 from lookalike.learn.models.adapted import Adapted
 from lookalike.learn.objective import spread
 from lookalike.learn.sampling import NO_IDENTITY
@@ -102,16 +102,21 @@ def average_precisions(descriptors: Floats, source: Source) -> Floats:
 
     NaN for a query without an answer.
     """
-    asked = queries(source)
+    aps = [ranks.average_precision() for ranks in ranked(source, descriptors, descriptors)]
+    return np.array(aps, np.float32)
+
+
+def ranked(source: Source, asked: Floats, searched: Floats) -> list[Ranks]:
+    """The gallery ranked for each of a source's `queries`, all regions described on either side, (N, D)."""
+    places = queries(source)
     gallery = np.flatnonzero(source.sides != SIDES.index(Side.QUERY))
-    scores = descriptors[asked] @ descriptors[gallery].T
-    scores[asked[:, None] == gallery] = -np.inf  # on both sides: never its own answer
+    scores = asked[places] @ searched[gallery].T
+    scores[places[:, None] == gallery] = -np.inf  # on both sides: never its own answer
     right = [
         np.flatnonzero((source.identities[gallery] == source.identities[place]) & (gallery != place))
-        for place in asked
+        for place in places
     ]
-    aps = [ranks.average_precision() for ranks in ranks_of(scores, right)]
-    return np.array(aps, np.float32)
+    return ranks_of(scores, right)
 
 
 def mean_average_precision(descriptors: Floats, source: Source) -> float:

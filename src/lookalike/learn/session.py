@@ -11,7 +11,8 @@ from typing import Any, Literal
 import numpy as np
 import torch
 
-from lookalike.datasets import Dataset, Labelled, Unlisted
+from lookalike.captions import FileCaptions
+from lookalike.datasets import Dataset, Labelled, Unlisted, origin_of
 from lookalike.errors import BadInput
 from lookalike.learn.models.adapted import Adapted
 from lookalike.learn.models.compact import compact
@@ -26,7 +27,8 @@ from lookalike.learn.scoring import (
     predicted_boxes,
     sentence_agreements,
 )
-from lookalike.learn.sources import Cells, Frozen, Ids, Pictures, Source, Texts, TextTower
+from lookalike.learn.sources import Cells, Ids, Pictures, Source, Texts, Variant, said_by
+from lookalike.learn.states import Frozen, TextTower
 from lookalike.learn.tokens import make_tokens
 from lookalike.learn.train import Trainer
 from lookalike.learn.views import USUAL
@@ -93,35 +95,62 @@ def cell_data(
     tower: Callable[[], TextTower],
     views: int,
     stage: Stage,
+    captions: FileCaptions | None = None,
 ) -> Data:
     """Cells of a frozen encoder, kept in `folder`, and states of a frozen text tower; for `compact`.
 
-    `tower` is opened only where there are captions to read.
+    `captions` take the place of the data set's own, and cells are the same with them. BadInput where they say
+    nothing of the training part.
     """
-    training = Cells(
+    _check(captions, dataset, split)
+    caches = [
         make_tokens(
             dataset, split, encoder, folder / "training", views, paired=True, on_progress=stage("training")
         )
-    )
-    held, whole = (
-        Cells(
-            make_tokens(dataset, held_out, encoder, folder / name, 1, regions=where, on_progress=stage(name))
-        )
+    ]
+    caches += [
+        make_tokens(dataset, held_out, encoder, folder / name, 1, regions=where, on_progress=stage(name))
         for name, where in _HELD_OUT.items()
-    )
+    ]
+    training, held, whole = (_told(Cells(cache), captions) for cache in caches)
     said = [text for source in (training, held) for r in source.regions for text in r.captions]
     said += [claim for r in held.regions for text in r.captions for claim in sentences(text)]  # for the guard
-    texts = Frozen(tower(), said, stage("captions"))
+    texts = Frozen(tower(), said, folder / "captions", stage("captions"))
     return Data(training, held, whole, texts, {encoder.name: encoder.fingerprint})
 
 
-def picture_data(dataset: Dataset, split: str, held_out: str, config: X2VLMConfig) -> Data:
-    """Pictures as they are asked for, and captions as word ids; for an X²-VLM with its own towers."""
+def picture_data(
+    dataset: Dataset,
+    split: str,
+    held_out: str,
+    config: X2VLMConfig,
+    captions: FileCaptions | None = None,
+) -> Data:
+    """Pictures as they are asked for, and captions as word ids; for an X²-VLM with its own towers.
+
+    `captions` as for `cell_data`.
+    """
+    _check(captions, dataset, split)
     held, whole = (
         Pictures(dataset, held_out, config, whole=where == "whole") for where in _HELD_OUT.values()
     )
     finer = replace(USUAL, side=max(USUAL.side, config.resolution * 10 // 7))  # views are not enlarged
-    return Data(Pictures(dataset, split, config, True, augmentation=finer), held, whole, Ids(), {})
+    training = Pictures(dataset, split, config, True, augmentation=finer)
+    return Data(*(_told(source, captions) for source in (training, held, whole)), Ids(), {})
+
+
+def _check(captions: FileCaptions | None, dataset: Dataset, split: str) -> None:
+    """Before the towers look at anything: whether a file says anything of a split."""
+    regions = (entry for entry in dataset.read(split) if isinstance(entry, Labelled))
+    if captions and not any(captions.of(origin_of(region.source), region.box) for region in regions):
+        raise BadInput(
+            f"the file of captions says nothing of any region of {dataset.name}'s split {split}",
+            f"have them written: lookalike caption {dataset.folder} --split {split} --out FILE",
+        )
+
+
+def _told(source: Source, captions: FileCaptions | None) -> Source:
+    return source if captions is None else Variant(source, said_by(captions, source.regions))
 
 
 def new_model(

@@ -1,26 +1,35 @@
-"""Where batches come from: cells of a frozen network kept on disk, or pictures read as they are asked for."""
+"""Where batches come from: cells of a frozen network kept on disk, or pictures read as they are asked for.
+
+Captions are laid over either: cells are the same whatever is said of them, so trainings with other captions
+share them.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
+from hashlib import sha256
+from operator import attrgetter
 from typing import Protocol
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from lookalike import images
-from lookalike.datasets import Dataset, Labelled, Unlisted
+from lookalike.captions import FileCaptions
+from lookalike.datasets import Dataset, Labelled, Unlisted, origin_of
 from lookalike.errors import BadInput
 from lookalike.learn.models.x2vlm import X2VLMConfig, to_pixels
 from lookalike.learn.sampling import NO_IDENTITY
 from lookalike.learn.tokens import SIDES, TokenCache
 from lookalike.learn.views import USUAL, Augmentation, View, plain, view
 from lookalike.pooling import cell_masks, cell_weights
-from lookalike.values import Box, Floats, Keys, Progress, Region
+from lookalike.values import Box, Caption, Keys, Region
 from lookalike.words import Words
+
+Said = tuple[tuple[str, ...], ...]  # the captions of N regions, shortest first
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -71,10 +80,12 @@ class Cells:
         cache = self._cache
         views = np.zeros_like(regions) if draws is None else draws % cache.facts.views
         seen = cache.read(regions, views)
-        image = torch.from_numpy(np.asarray(seen.tokens, np.float32))
-        region = cell_weights(seen.tokens, seen.boxes, seen.frames, *cache.facts.shape[1:])
+        batch, cells, width = seen.tokens.shape
+        image = torch.zeros(batch, 1 + cells, width)
+        image[:, 1:] = torch.from_numpy(seen.tokens)
+        region = cell_weights(image[:, 1:].numpy(), seen.boxes, seen.frames, *cache.facts.shape[1:])
         return Looked(
-            torch.cat([image.new_zeros(len(image), 1, image.shape[2]), image], dim=1),
+            image,
             torch.from_numpy(region),
             torch.from_numpy(np.array(seen.boxes)),
         )
@@ -135,32 +146,28 @@ class Pictures:
         return view(picture, [box], seed, self._augmentation)
 
 
-class Frozen:
-    """The states of a frozen text tower, made once for each caption."""
+class Variant:
+    """The same regions with other captions, or with fewer identities or pictures of each: a `Source`.
 
-    def __init__(self, tower: TextTower, texts: Sequence[str], on_progress: Progress | None = None) -> None:
-        every = sorted({"", *texts}, key=len)  # alike in length: little padding
-        self._row = {text: row for row, text in enumerate(every)}
-        self._states: list[Tensor] = []
-        for start in range(0, len(every), 64):
-            if on_progress:
-                on_progress(start, len(every))
-            states, words = tower.states(every[start : start + 64])
-            self._states += [
-                torch.from_numpy(row[: int(mask.sum())].astype(np.float16))
-                for row, mask in zip(states, words, strict=True)
-            ]
+    Identities are taken in an order by chance that is the same everywhere, so that fewer are part of more.
+    A region that is left out is one of no identity. BadInput where there are fewer identities.
+    """
 
-    def of(self, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
-        rows = [self._states[self._row[text]] for text in texts]
-        lengths = torch.tensor([len(row) for row in rows])
-        states = nn.utils.rnn.pad_sequence(rows, batch_first=True).float()
-        return states, (torch.arange(states.shape[1]) < lengths[:, None]).long()
+    def __init__(
+        self, source: Source, said: Said | None, identities: int | None = None, pictures: int | None = None
+    ) -> None:
+        self._source = source
+        told = [region.captions for region in source.regions] if said is None else said
+        self.regions: Sequence[Labelled] = tuple(
+            replace(region, captions=captions) for region, captions in zip(source.regions, told, strict=True)
+        )
+        self.sides = source.sides
+        self.identities = _thinned(source, identities, pictures)
+        digest = sha256(repr((told, self.identities.tolist())).encode()).hexdigest()
+        self.facts = {**source.facts, "variant": digest}
 
-
-class TextTower(Protocol):
-    def states(self, texts: Sequence[str]) -> tuple[Floats, Keys]:
-        """(B,) texts -> states (B, L, Dt) and mask (B, L); "" is a text."""
+    def look(self, regions: Keys, draws: Keys | None = None) -> Looked:
+        return self._source.look(regions, draws)
 
 
 class Ids:
@@ -174,6 +181,17 @@ class Ids:
         return torch.from_numpy(ids), torch.from_numpy(mask)
 
 
+def said_by(
+    captions: FileCaptions,
+    regions: Sequence[Labelled],
+    text: Callable[[Caption], str] = attrgetter("text"),
+) -> Said:
+    """What a file says of regions (N,): one caption each, none where it says nothing."""
+    found = (captions.of(origin_of(region.source), region.box) for region in regions)
+    said = ("" if each is None else text(each) for each in found)
+    return tuple((each,) if each else () for each in said)
+
+
 def _in_shares(seen: View) -> tuple[float, float, float, float]:
     """The first box as cx, cy, w, h in shares of the view, which a network stretches to its square."""
     box = seen.boxes[0]
@@ -181,3 +199,32 @@ def _in_shares(seen: View) -> tuple[float, float, float, float]:
         return np.nan, np.nan, np.nan, np.nan
     x0, y0, x1, y1 = box.scaled(1 / seen.picture.width, 1 / seen.picture.height).corners
     return (x0 + x1) / 2, (y0 + y1) / 2, x1 - x0, y1 - y0
+
+
+def _thinned(source: Source, identities: int | None, pictures: int | None) -> Keys:
+    """The identities of regions (N,), NO_IDENTITY for those that are left out."""
+    kept = np.array(source.identities)
+    members: dict[str, list[int]] = {}
+    for place, region in enumerate(source.regions):
+        if kept[place] != NO_IDENTITY and region.identity is not None:
+            members.setdefault(region.identity, []).append(place)
+    by_chance = sorted(members, key=lambda name: sha256(name.encode()).digest())
+    if identities is not None and identities > len(by_chance):
+        raise BadInput(f"{identities:,} identities are asked for, and {len(by_chance):,} are there")
+    for name in by_chance[identities:] if identities is not None else ():
+        kept[members[name]] = NO_IDENTITY
+    for places in members.values() if pictures is not None else ():
+        kept[_by_side(source, places)[pictures:]] = NO_IDENTITY
+    return kept
+
+
+def _by_side(source: Source, places: Sequence[int]) -> list[int]:
+    """An identity's regions by chance, its sides in turn."""
+    by_chance = sorted(places, key=lambda place: sha256(source.regions[place].id.encode()).digest())
+    turns: dict[int, int] = {}
+    ranked = []
+    for place in by_chance:
+        side = int(source.sides[place])
+        turns[side] = turns.get(side, -1) + 1
+        ranked.append((turns[side], side, place))
+    return [place for _, _, place in sorted(ranked)]

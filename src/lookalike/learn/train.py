@@ -21,19 +21,18 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader
 
 from lookalike.errors import BadInput
+from lookalike.learn.batches import Steps
 from lookalike.learn.models.adapted import Adapted
 from lookalike.learn.objective import Batch, Objective, spread
 from lookalike.learn.optimiser import AdamW, groups, linear_schedule
-from lookalike.learn.recipes import Recipe
-from lookalike.learn.sampling import NO_IDENTITY, PKSampler
+from lookalike.learn.recipes import OF_CAPTIONS, Recipe
 from lookalike.learn.sources import Source, Texts
-from lookalike.values import Keys, Progress
+from lookalike.values import Progress
 
 SAVED_EVERY = 300.0  # seconds at most between two savings of the state
-_SEED = {"batch": 0, "shuffle": 2}  # what a random stream of the recipe's seed is for
 _HALVES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -65,15 +64,17 @@ class Trainer:
         self._world = dist.get_world_size() if spread() else 1
         rank = dist.get_rank() if spread() else 0
         self.first = rank == 0  # of the processes: it alone saves and tells
-        self._steps = _Steps(source, texts, recipe, rank, self._world)
+        self._steps = Steps(source, texts, recipe, rank, self._world)
         if recipe.reads_captions and not any(region.captions for region in source.regions):
             raise BadInput(
                 "the recipe learns from captions, and the data set has none",
-                "give it captions, or train without: --set itc=0 --set itm=0 --set imagine=0 --set pull=0",
+                "give it some (--captions FILE), or train without: "
+                + " ".join(f"--set {name}=0" for name in OF_CAPTIONS),
             )
         torch.manual_seed(recipe.seed)
         model.language = recipe.with_language
-        self.objective = Objective(model, self._steps.identities, recipe).to(self._device)
+        made = Objective(model, self._steps.identities, recipe, self._steps.missing)
+        self.objective = made.to(self._device)
         _freeze_unused(model, recipe)
         self._parallel = self._spread()
         self._averaged = None
@@ -81,10 +82,15 @@ class Trainer:
             mean = get_ema_multi_avg_fn(recipe.ema)  # type: ignore[no-untyped-call]
             self._averaged = AveragedModel(model, multi_avg_fn=mean)
         trained = [(name, p) for name, p in self.objective.named_parameters() if p.requires_grad]
-        decayed = [(name.removeprefix("model.vlm."), p) for name, p in trained if name != "centres"]
+        decayed = [(name, p) for name, p in trained if name != "centres"]
+
+        def times(name: str) -> float:
+            new = not name.startswith("model.") or is_new(name.removeprefix("model."))
+            return recipe.new if new else 1.0
+
         self._optimiser = AdamW(
             [
-                *groups(decayed, recipe.weight_decay, lambda name: recipe.new if is_new(name) else 1.0),
+                *groups(decayed, recipe.weight_decay, times),
                 {"params": [self.objective.centres], "times": recipe.new, "decay": 0.0},
             ],
             lr=recipe.lr,
@@ -273,79 +279,30 @@ class Trainer:
         return hashlib.sha256(json.dumps(facts, sort_keys=True, default=str).encode()).hexdigest()
 
 
-class _Steps(Dataset[Batch]):
-    """Batches by epoch and number, prepared here or in another process."""
-
-    def __init__(self, source: Source, texts: Texts, recipe: Recipe, rank: int, world: int) -> None:
-        self._source, self._texts, self._recipe = source, texts, recipe
-        self._rank, self._world = rank, world
-        known = source.identities != NO_IDENTITY
-        names, labels = np.unique(source.identities[known], return_inverse=True)
-        self.identities = len(names)
-        self._labels = np.full(len(known), NO_IDENTITY, np.int64)
-        self._labels[known] = labels
-        self._sampler = PKSampler(self._labels, source.sides, recipe.p, recipe.k, recipe.seed, rank, world)
-        self.batches = self._sampler.steps
-        self._whose = self._own_or_shuffled()
-
-    def __getitem__(self, place: tuple[int, int]) -> Batch:
-        epoch, step = place
-        random = np.random.default_rng([self._recipe.seed, _SEED["batch"], epoch, step])
-        regions = self._sampler.batch(epoch, step)
-        # Drawn for the batches of all processes, of which this one takes its own.
-        shape = self._world, len(regions)
-        draws = random.integers(1 << 62, size=shape)[self._rank]
-        chosen, kept = random.random((2, *shape))[:, self._rank]
-        captions = [self._caption(*one) for one in zip(regions.tolist(), chosen.tolist(), strict=True)]
-        told = kept >= self._recipe.caption_dropout
-        looked = self._source.look(regions, draws)
-        text, words = self._texts.of([*captions, ""])
-        captioned = torch.tensor([bool(caption) for caption in captions])
-        return Batch(
-            image=looked.image, region=looked.region, boxes=looked.boxes, text=text, words=words,
-            told=torch.from_numpy(told) & captioned, captioned=captioned,
-            labels=torch.from_numpy(self._labels[regions]),
-        )  # fmt: skip
-
-    def _caption(self, region: int, chosen: float) -> str:
-        """One of the region's captions, by a number from 0 to below 1; "" where it has none."""
-        told = self._source.regions[self._whose[region]].captions
-        return told[int(chosen * len(told))] if told else ""
-
-    def _own_or_shuffled(self) -> Keys:
-        """Whose captions each region (N,) has: its own, or those of a region of another identity."""
-        own = np.arange(len(self._labels))
-        if not self._recipe.shuffled:
-            return own
-        random = np.random.default_rng([self._recipe.seed, _SEED["shuffle"]])
-        order = random.permutation(self.identities)
-        other = np.empty_like(order)
-        other[order] = np.roll(order, 1)  # never the same
-        members = [np.flatnonzero(self._labels == label) for label in range(self.identities)]
-        for place in np.flatnonzero(self._labels != NO_IDENTITY):
-            own[place] = random.choice(members[other[self._labels[place]]])
-        return own
-
-
 def _freeze_unused(model: Adapted, recipe: Recipe) -> None:
     """What no loss reaches is not trained: it would only be decayed."""
     vlm = model.vlm
+    bert, cls = vlm.text_encoder.bert, vlm.text_encoder.cls
+    fusion = nn.ModuleList([*bert.encoder["layer"].children()][vlm.config.text_layers :])
     unused: list[nn.Module | None] = [
         None if recipe.imagine else model.imagined,
         None if recipe.box else vlm.bbox_head,
         None if recipe.itm else vlm.itm_head,
-        None if recipe.arcface or recipe.contrast or recipe.pull else model.identity,
+        None if recipe.has_identity else model.identity,
         None if recipe.contrast or recipe.itc or recipe.itm else vlm.vision_proj,
         None if recipe.itc or recipe.itm else vlm.text_proj,
-        vlm.text_encoder.cls and vlm.text_encoder.cls.predictions.transform,
+        None if recipe.fuses else fusion,
+        None if recipe.fuses or recipe.itc else bert,
+        None if recipe.mlm or cls is None else cls.predictions.transform,
     ]
     for part in unused:
         if part is not None:
             part.requires_grad_(False)
     # A bias of keys shifts all scores of a query alike: where one query is all that is asked, it drops out.
     last = [p for name, p in vlm.named_parameters() if name.endswith("attention.self.key.bias")][-2:]
-    words = vlm.text_encoder.cls and vlm.text_encoder.cls.predictions.bias
-    for extra in (vlm.temp, vlm.absolute_frame_pos_embed, words, *last):
+    words = None if recipe.mlm or cls is None else cls.predictions.bias
+    temp = None if recipe.learn_temperature else vlm.temp
+    for extra in (temp, vlm.absolute_frame_pos_embed, words, *last):
         if extra is not None:
             extra.requires_grad_(False)
 

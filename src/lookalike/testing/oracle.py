@@ -14,8 +14,10 @@ import base64
 import hashlib
 import itertools
 import json
+import os
 import re
 import sys
+import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -370,6 +372,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--delay", type=float, default=0.0, help="seconds before each reply: simulated")
     parser.add_argument("--limit", type=float, help="requests a second; 429 above")
     parser.add_argument("--port", type=int, default=0, help="0: a free one")
+    parser.add_argument("--while-stdin", action="store_true", help="end when stdin does")
     chosen = parser.parse_args(arguments)
     try:
         dataset = open_dataset(chosen.dataset)
@@ -385,6 +388,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         Loopback(oracle, delay_s=chosen.delay, requests_per_s=chosen.limit, port=chosen.port) as server,
     ):
         print(server.url, flush=True)
+        if chosen.while_stdin:
+            threading.Thread(target=lambda: (sys.stdin.read(), os._exit(0)), daemon=True).start()
         server.serve_forever()
 
 

@@ -1,0 +1,253 @@
+"""One arm of a study: how a model is trained, and in which views it is looked at."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from lookalike.errors import BadInput
+from lookalike.learn.models.adapted import Adapted
+from lookalike.learn.recipes import Recipe
+from lookalike.learn.rivals import train_rival, verified
+from lookalike.learn.saved import Saved, load, save
+from lookalike.learn.scoring import Described, calibrated, described, ranked, sentence_agreements
+from lookalike.learn.session import new_model
+from lookalike.learn.sources import Source, Variant
+from lookalike.learn.train import Trainer
+from lookalike.study.guards import believed
+from lookalike.study.material import Material
+from lookalike.study.results import Measure, Result
+from lookalike.values import Floats, Progress, unit
+
+BARE = "bare"
+VERIFIED = "verified"  # DELG's answers after geometric verification
+PARTS = ("identity", "language")  # of the descriptor: measured alone in "bare/identity", "bare/language"
+MIXES = (0.0, 0.25, 0.5, 1.0, 2.0)  # weights that a mixed view is tried with
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """How a trained model is looked at: whose captions the regions of each side are given, "" for none.
+
+    The sources are those of `material`; `guard` is one of `guards.GUARDS`, "" for none. `mixed` adds the
+    caption's embedding to each language part, or the one imagined from the picture where no caption is read,
+    with the weight of `MIXES` that is best on the tuning part.
+    """
+
+    gallery: str = ""
+    queries: str = ""
+    guard: str = ""
+    mixed: bool = False
+
+    @property
+    def name(self) -> str:
+        """ "bare", "gallery palette, queries palette, guard source", "gallery palette, mixed", …"""
+        told = {"gallery": self.gallery, "queries": self.queries, "guard": self.guard}
+        words = [f"{what} {named}" for what, named in told.items() if named]
+        return ", ".join([*words, *(["mixed"] if self.mixed else [])]) or BARE
+
+
+@dataclass(frozen=True, slots=True)
+class Arm:
+    """One way to train, and the views that are wanted of it besides the bare one.
+
+    `name` is a file's name and stands for one way alone in all studies. `recipe` is without a seed;
+    `captions` is the source that training reads; `identities` and `pictures` limit how many there are, and
+    how many pictures of each. A `rival` is trained in its own way, with the recipe's epochs alone.
+    """
+
+    name: str
+    recipe: Recipe
+    captions: str = "annotation"
+    identities: int | None = None
+    pictures: int | None = None
+    rival: str = ""
+    views: tuple[View, ...] = ()
+    seeds: int = 3
+
+    @property
+    def reads_captions(self) -> bool:
+        """Whether training needs any."""
+        if self.rival:
+            return self.rival == "clip-reid"
+        return self.recipe.reads_captions or self.recipe.caption_dropout < 1
+
+    @property
+    def key(self) -> dict[str, Any]:
+        """What the training is, without its seed; of the recipe what is not as usual."""
+        usual = asdict(Recipe())
+        recipe = {name: value for name, value in asdict(self.recipe).items() if value != usual[name]}
+        told = {"identities": self.identities, "pictures": self.pictures, "rival": self.rival}
+        read = self.captions if self.reads_captions or self.rival else ""
+        return {**told, "captions": read, "recipe": recipe}
+
+
+def run(
+    arm: Arm, seed: int, material: Material, folder: Path, about: Mapping[str, Any],
+    on_progress: Progress | None = None,
+) -> Result:  # fmt: skip
+    """Train and measure, or what an earlier run left in `folder`; views that lack are measured.
+
+    BadInput where the folder holds a run of another arm, or on other captions.
+    """
+    key = arm.key | ({"given": material.given} if material.given else {})
+    file = folder / f"{material.measured}.json"
+    kept = Result.read(file)
+    if kept is not None and kept.about["key"] != key:
+        raise BadInput(
+            f"{folder} holds a run of {kept.arm} that was trained in another way",
+            "delete it, or name another folder",
+        )
+    wanted = {view.name: view for view in arm.views}
+    if kept is not None and wanted.keys() <= kept.measures.keys():
+        return kept
+    folder.mkdir(parents=True, exist_ok=True)
+    if arm.rival:
+        result = _rival(arm, seed, material, folder, on_progress)
+    else:
+        result = _adapted(arm, seed, material, folder, wanted, kept, on_progress)
+    result = replace(result, about={**about, "key": key, **result.about})
+    result.write(file)
+    return result
+
+
+def _adapted(
+    arm: Arm, seed: int, material: Material, folder: Path, wanted: Mapping[str, View], kept: Result | None,
+    on_progress: Progress | None,
+) -> Result:  # fmt: skip
+    if not (folder / "model.json").exists():
+        _train(arm, seed, material, folder, on_progress)
+    saved = load(folder)
+    about = saved.about["study"]
+    tuning = Looking(saved.model, material, "tuning", saved.guard)
+    if kept is None:
+        facts = {"tuning mAP": float(np.nanmean(tuning.measure(View()).ap))}
+        facts |= saved.about.get("guard", {})
+    else:
+        facts = dict(kept.facts)
+    looking = Looking(saved.model, material, material.measured, saved.guard)
+    measures = dict(kept.measures) if kept else looking.parts()
+    for name, view in wanted.items():
+        if name not in measures:
+            mix = tuning.mix(view) if view.mixed else 0.0
+            measures[name] = looking.measure(view, mix)
+            facts |= {f"mix: {name}": mix} if view.mixed else {}
+    return Result(
+        arm.name, seed, about["steps"], about["seconds"], saved.about["recipe"],
+        kept.about if kept else {"identities": about["identities"], "regions": about["regions"]},
+        measures, facts,
+    )  # fmt: skip
+
+
+def _train(arm: Arm, seed: int, material: Material, folder: Path, on_progress: Progress | None) -> None:
+    """The model of the last step, with its guard, in `folder`."""
+    source = _source(arm, material)
+    recipe = replace(arm.recipe, seed=seed)
+    model, new = new_model(recipe, None, None)
+    began = time.perf_counter()
+    trainer = Trainer(model, source, material.texts, recipe, folder, is_new=new.__contains__)
+    for _ in trainer.run(on_progress):
+        pass
+    known = source.identities[source.identities >= 0]
+    told: dict[str, Any] = {
+        "recipe": asdict(recipe),
+        "data": dict(source.facts),
+        "study": {
+            "steps": recipe.epochs * trainer.steps, "seconds": time.perf_counter() - began,
+            "identities": len(np.unique(known)), "regions": len(known),
+        },
+    }  # fmt: skip
+    threshold = None
+    if recipe.itc and any(region.captions for region in material.parts["tuning"].regions):
+        guard = calibrated(*sentence_agreements(trainer.model, material.parts["tuning"], material.texts))
+        threshold, told["guard"] = guard.threshold, asdict(guard)
+    save(Saved(trainer.model, recipe.trunk, material.towers, threshold, told), folder)
+    (folder / "state.pt").unlink()
+
+
+def _rival(arm: Arm, seed: int, material: Material, folder: Path, on_progress: Progress | None) -> Result:
+    source = _source(arm, material)
+    began = time.perf_counter()
+    rival = train_rival(arm.rival, source, material.texts, seed, arm.recipe.epochs, on_progress)
+    seconds = time.perf_counter() - began
+    rival.save(folder)
+    tuned, found = (rival.describe(part) for part in (material.parts["tuning"], material.queried))
+    facts = {"tuning mAP": float(np.nanmean(measured(material.parts["tuning"], tuned, tuned).ap))}
+    measures = {BARE: measured(material.queried, found, found)}
+    if arm.rival == "delg":
+        again = verified(rival, material.queried)
+        measures[VERIFIED] = Measure(again.ap, again.first)
+        facts |= {"verified right pairs": again.right, "verified wrong pairs": again.wrong}
+    return Result(arm.name, seed, rival.steps, seconds, dict(rival.settings), {}, measures, facts)
+
+
+def _source(arm: Arm, material: Material) -> Source:
+    none = ((),) * len(material.training.regions)
+    said = material.said[arm.captions, "training"] if arm.reads_captions else none
+    return Variant(material.training, said, arm.identities, arm.pictures)
+
+
+class Looking:
+    """A trained model looked at a part of the material, in one view after the other."""
+
+    def __init__(self, model: Adapted, material: Material, part: str, guard: float | None = None) -> None:
+        self._model, self._material, self._part, self._guard = model, material, part, guard
+        self._source = material.parts[part]
+        self._made: dict[tuple[str, str], tuple[Described, Floats]] = {}
+        self._bare = described(model, self._source, material.texts)
+
+    def parts(self) -> dict[str, Measure]:
+        """The bare view, of the whole descriptor and of each of its parts."""
+        found = {BARE: self.measure(View())}
+        for part in PARTS if self._model.language else ():
+            rows = getattr(self._bare, part)
+            found[f"{BARE}/{part}"] = measured(self._source, rows, rows)
+        return found
+
+    def measure(self, view: View, mix: float = 0.0) -> Measure:
+        """By what a view compares; `mix` is the weight of the captions' embeddings in the language parts."""
+        rows = (self._rows(source, view.guard, mix) for source in (view.queries, view.gallery))
+        return measured(self._source, *rows)
+
+    def mix(self, view: View) -> float:
+        """The best of `MIXES` for a view here, the smallest of equals."""
+        return max(MIXES, key=lambda mix: float(np.nanmean(self.measure(view, mix).ap)))
+
+    def _rows(self, source: str, guard: str, mix: float) -> Floats:
+        """Descriptors (N, D) of all regions, with the captions of a source."""
+        found, said = self._described(source, guard)
+        if mix:
+            found = replace(found, language=unit(found.language + mix * said))
+        return found.descriptors(self._model.language)
+
+    def _described(self, source: str, guard: str) -> tuple[Described, Floats]:
+        """All regions with a source's captions, and embeddings (N, E) of these, imagined where none is."""
+        if not source:
+            return self._bare, self._bare.imagined
+        if (source, guard) not in self._made:
+            said = believed(guard, self._model, self._material, self._part, source, self._guard)
+            found = described(self._model, self._source, self._material.texts, said)
+            there = np.array([bool(text) for text in said])
+            self._made[source, guard] = found, np.where(there[:, None], found.text, found.imagined)
+        return self._made[source, guard]
+
+
+def measured(source: Source, asked: Floats, searched: Floats) -> Measure:
+    """Protocol b1: a source's queries by `asked` (N, D) in its gallery by `searched` (N, D), unit rows."""
+    ranks = ranked(source, asked, searched)
+    first = [each.found[0] + 1 if len(each.found) else np.nan for each in ranks]
+    return Measure(
+        np.array([each.average_precision() for each in ranks], np.float32), np.array(first, np.float32)
+    )
+
+
+def sources_of(arms: Sequence[Arm]) -> tuple[set[str], set[str]]:
+    """The caption sources that training reads, and those that views do."""
+    read = {arm.captions for arm in arms if arm.reads_captions}
+    looked = {source for arm in arms for view in arm.views for source in (view.gallery, view.queries)}
+    return read, looked - {""}

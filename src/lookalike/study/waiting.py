@@ -1,0 +1,135 @@
+"""How long each way to search takes, and what it brings for it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+
+from lookalike.datasets import Labelled, Side
+from lookalike.evaluation.intervals import Interval, paired
+from lookalike.evaluation.runs import write_whole
+from lookalike.settings import open_encoder
+from lookalike.study import clocks
+from lookalike.study.captions import ORACLE
+from lookalike.study.conducting import Found, Section
+from lookalike.study.drawing import Chart, Series, chart
+from lookalike.study.kept import finite, markdown, points
+from lookalike.study.results import Results
+from lookalike.study.tables import Table, figures_of
+from lookalike.study.ways import IMAGE, IMAGINED, MODEL, PALETTE, PULLED, TRAIN, Way, precisions
+
+PICTURES, QUICK_PICTURES = 100, 16  # whose times and calls are measured
+
+
+def waiting(found: Found, table: Table) -> Section:
+    """How long each way takes and what it brings for it."""
+    times = _times(found)
+    machine, asked = times["measured"], times["asked"]
+    lines = {line.row.label: line for line in figures_of(table, found.results)}
+    record = [_clocked(found.results, TRAIN, "no caption at the query", machine)]
+    record.append(_clocked(found.results, PALETTE, "palette, measured", machine, machine["palette"]))
+    for strategy, each in asked.items():
+        named = f"{strategy}, simulated"
+        record.append(_clocked(found.results, MODEL, named, machine, 1000 * each["seconds"], each))
+    rows = [
+        {
+            "query captions": each["named"],
+            "calls": "" if each["calls"] is None else f"{each['calls']:.1f}",
+            "first hits, ms": f"{each['first_ms']:,.0f}",
+            "refined hits, ms": f"{each['refined_ms']:,.0f}",
+            "points against train": points(each["gain"]),
+            "points for each 100 ms": "" if each["value"] is None else f"{each['value']:+z.2f}",
+        }
+        for each in record
+    ]
+    same = ", ".join(f"{strategy} {each['same']:.0%}" for strategy, each in asked.items())
+    counted = asked["attributes"]["pictures"]
+    server = clocks.SERVER
+    text = (
+        f"Medians of {machine['pictures']} queries on this machine, one at a time: {machine['bare']:.0f} ms "
+        f"to read, encode and search, {machine['palette']:.1f} ms for palette, {machine['again']:.0f} ms to "
+        "encode and search again. First hits do not wait for a caption; what needs none adds no time. No "
+        f"model is run: calls are counted in the real captioner, which asks a stand-in about {counted} "
+        "pictures, and their time is simulated by a stated server, where a form takes "
+        f"{server.form} s, another answer {server.answer} s, a question of the LLM {server.question} s and "
+        f"its summary {server.summary} s. "
+        "The quality of targeted and dialogue is taken from attributes; captions that are the same as its, "
+        f"word for word: {same}.\n\n"
+    )
+    shown = [
+        (IMAGE, machine["bare"]), (TRAIN, machine["bare"]), (PULLED, machine["bare"]),
+        (IMAGINED, machine["bare"]), (PALETTE, record[1]["refined_ms"]),
+    ]  # fmt: skip
+    series = [
+        Series(way.label, [_point(ms, lines[way.label].mean)] if lines[way.label].seeds else [])
+        for way, ms in shown
+    ]
+    simulated = [_point(each["refined_ms"], lines[MODEL.label].mean) for each in record[2:]]
+    series.append(
+        Series("a model, a tenth wrong: attributes, targeted, dialogue (simulated)", simulated, dashed=True)
+    )
+    about = Chart(
+        "What captions at the query bring for their time",
+        "mAP with its 95 % interval by the seconds until hits are final. A model's seconds are simulated.",
+        "seconds until the hits are final",
+        "mAP",
+        logarithmic=True,
+    )
+    return Section(
+        "Time", text + markdown(rows), drawings={"time.svg": chart(about, series)}, record=[times, *record]
+    )
+
+
+def _times(found: Found) -> dict[str, Any]:
+    """What `clocks` measured, once for a folder and its data."""
+    file = found.folder / "times.json"
+    of = {name: found.results.about[name] for name in ("data", "part")}
+    if file.exists() and (kept := json.loads(file.read_bytes()))["of"] == of:
+        return dict(kept)
+    regions = [each for each in found.dataset.read(found.split) if isinstance(each, Labelled)]
+    users = [each for each in regions if each.side is not Side.GALLERY and each.identity is not None]
+    by_chance = np.random.default_rng(0).permutation(len(users))
+    number = QUICK_PICTURES if found.plan.quick else PICTURES
+    sample = [users[place] for place in by_chance[:number]]
+    run = found.results.of(TRAIN.arm)[0]
+    encoder = open_encoder(str(found.place.folder / "runs" / f"{run.arm}-{run.seed}"))
+    gallery = sum(each.side is not Side.QUERY for each in regions)
+    machine = clocks.measured(encoder, sample, gallery, found.stage("measuring times"))
+    asked = clocks.asked(ORACLE, found.dataset, found.split, sample, found.stage("counting calls"))
+    told = {
+        "of": of,
+        "measured": asdict(machine),
+        "asked": {strategy: asdict(each) for strategy, each in asked.items()},
+        "server, simulated": asdict(clocks.SERVER),
+    }
+    write_whole(file, json.dumps(told, indent=1) + "\n")
+    return told
+
+
+def _clocked(
+    results: Results, way: Way, named: str, machine: Mapping[str, float],
+    caption_ms: float | None = None, asked: Mapping[str, float] | None = None,
+) -> dict[str, Any]:  # fmt: skip
+    """A server is asked while the picture is encoded; palette, on this machine, after the first hits."""
+    first = refined = machine["bare"]
+    if caption_ms is not None:
+        waited = first + caption_ms if asked is None else max(first, caption_ms)
+        refined = waited + machine["again"]
+    found = precisions(results, TRAIN, way) if caption_ms is not None else []
+    gain = paired(found[0], found[1], results.groups) if found else None
+    return {
+        "named": named,
+        "calls": None if asked is None else asked["calls"],
+        "first_ms": first,
+        "refined_ms": refined,
+        "gain": None if gain is None else finite(gain),
+        "value": None if gain is None else 100 * gain.mean / ((refined - first) / 100),
+    }
+
+
+def _point(ms: float, mean: Interval) -> tuple[float, float, float, float]:
+    return ms / 1000, mean.mean, mean.low, mean.high

@@ -188,7 +188,7 @@ def street2shop(
     """Draw a data set in DeepFashion2's own format. Killed, run it again: it goes on."""
     from lookalike.datasets.street2shop import make
 
-    pictures = _backgrounds(backgrounds)
+    pictures = scenes(backgrounds)
     with bar("drawing") as on_progress:
         made = make(out, identities, seed, pictures, caption_errors, on_progress=on_progress)
     say(
@@ -197,7 +197,7 @@ def street2shop(
     )
 
 
-def _backgrounds(wanted: str) -> list[Path] | None:
+def scenes(wanted: str) -> list[Path] | None:
     """Photographs to stand before; None has them drawn."""
     from lookalike import weights
     from lookalike.datasets.photos import scenery

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from lookalike.cli.measuring import made
+from lookalike.cli.measuring import made, scenes
 from lookalike.cli.output import JsonOption, bars, print_json, say
 from lookalike.errors import MissingExtra
 
@@ -48,7 +48,8 @@ def study(
     from lookalike.study import Plan
     from lookalike.study import study as conducted
 
-    plan = Plan(quick, seeds, jobs or os.cpu_count() or 1, identities, data, final, captions)
+    backgrounds = None if data else scenes("photographs")
+    plan = Plan(quick, seeds, jobs or os.cpu_count() or 1, identities, data, final, captions, backgrounds)
     with bars() as stage:
         report = conducted(name, out, plan, made(), stage)
     if as_json:

@@ -54,6 +54,7 @@ class Plan:
     data: Path | None = None
     final: bool = False
     given: Path | None = None
+    backgrounds: Sequence[Path] | None = None  # photographs that drawn people stand before; None: drawn ones
     trained: int = 0  # identities that can be trained on; found out when the data are read
 
     def recipe(self, *settings: str, identities: int | None = None) -> Recipe:
@@ -153,7 +154,8 @@ def _data(folder: Path, plan: Plan, seed: int, stage: Stage) -> Dataset:
     if plan.data is not None:
         return open_dataset(plan.data)
     identities = plan.identities or (QUICK_IDENTITIES if plan.quick else IDENTITIES)
-    make(folder, identities, seed, workers=plan.jobs, on_progress=stage(f"drawing {folder.name}"))
+    progress = stage(f"drawing {folder.name}")
+    make(folder, identities, seed, plan.backgrounds, workers=plan.jobs, on_progress=progress)
     return open_dataset(folder)
 
 

@@ -33,7 +33,7 @@ from lookalike.learn.sources import Looked
 from lookalike.learn.tokens import SIDES
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "superglobal"
-TRAINED = [name for name in RIVALS if name != "superglobal-frozen"]
+TRAINED = [name for name in RIVALS if "frozen" not in name]
 SIDE, CHANNELS, SEEN = 5, 12, 4
 TRUNK = Trunk(CHANNELS, SIDE)
 

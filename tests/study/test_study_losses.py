@@ -30,7 +30,7 @@ def test_a_name_stands_for_one_way_to_train() -> None:
         assert PLAN.recipe(*way.settings) == ARMS[way.arm].recipe, way
     recipes = [replace(arm.recipe) for arm in ARMS.values()]
     assert len(set(recipes)) == len(recipes), "two arms train alike"
-    assert len(ARMS) == 31
+    assert len(ARMS) == 32
 
 
 def test_arms_are_what_they_are_called() -> None:

@@ -131,12 +131,11 @@ def picture_data(
     `captions` as for `cell_data`.
     """
     _check(captions, dataset, split)
-    held, whole = (
-        Pictures(dataset, held_out, config, whole=where == "whole") for where in _HELD_OUT.values()
-    )
+    kept = [Pictures(dataset, held_out, config, whole=where == "whole") for where in _HELD_OUT.values()]
     finer = replace(USUAL, side=max(USUAL.side, config.resolution * 10 // 7))  # views are not enlarged
-    training = Pictures(dataset, split, config, True, augmentation=finer)
-    return Data(*(_told(source, captions) for source in (training, held, whole)), Ids(), {})
+    seen = Pictures(dataset, split, config, True, augmentation=finer)
+    training, held, whole = (_told(pictures, captions) for pictures in (seen, *kept))
+    return Data(training, held, whole, Ids(), {})
 
 
 def _check(captions: FileCaptions | None, dataset: Dataset, split: str) -> None:

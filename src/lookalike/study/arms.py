@@ -19,7 +19,7 @@ from lookalike.learn.scoring import Described, calibrated, described, ranked, se
 from lookalike.learn.session import new_model
 from lookalike.learn.sources import Source, Variant
 from lookalike.learn.train import Trainer
-from lookalike.study.guards import believed
+from lookalike.study.guards import Guarding
 from lookalike.study.material import Material
 from lookalike.study.results import Measure, Result
 from lookalike.values import Floats, Progress, unit
@@ -196,10 +196,11 @@ class Looking:
     """A trained model looked at a part of the material, in one view after the other."""
 
     def __init__(self, model: Adapted, material: Material, part: str, guard: float | None = None) -> None:
-        self._model, self._material, self._part, self._guard = model, material, part, guard
+        self._model = model
         self._source = material.parts[part]
-        self._made: dict[tuple[str, str], tuple[Described, Floats]] = {}
+        self._made: dict[tuple[str, str, str], tuple[Described, Floats]] = {}
         self._bare = described(model, self._source, material.texts)
+        self._guarding = Guarding(model, material, part, self._bare, guard)
 
     def parts(self) -> dict[str, Measure]:
         """The bare view, of the whole descriptor and of each of its parts."""
@@ -211,30 +212,30 @@ class Looking:
 
     def measure(self, view: View, mix: float = 0.0) -> Measure:
         """By what a view compares; `mix` is the weight of the captions' embeddings in the language parts."""
-        rows = (self._rows(source, view.guard, mix) for source in (view.queries, view.gallery))
+        sides = {"queries": view.queries, "gallery": view.gallery}
+        rows = (self._rows(source, view.guard, place, mix) for place, source in sides.items())
         return measured(self._source, *rows)
 
     def mix(self, view: View) -> float:
         """The best of `MIXES` for a view here, the smallest of equals."""
         return max(MIXES, key=lambda mix: float(np.nanmean(self.measure(view, mix).ap)))
 
-    def _rows(self, source: str, guard: str, mix: float) -> Floats:
+    def _rows(self, source: str, guard: str, place: str, mix: float) -> Floats:
         """Descriptors (N, D) of all regions, with the captions of a source."""
-        found, said = self._described(source, guard)
+        found, said = self._described(source, guard, place if guard else "")
         if mix:
             found = replace(found, language=unit(found.language + mix * said))
         return found.descriptors(self._model.language)
 
-    def _described(self, source: str, guard: str) -> tuple[Described, Floats]:
+    def _described(self, source: str, guard: str, place: str) -> tuple[Described, Floats]:
         """All regions with a source's captions, and embeddings (N, E) of these, imagined where none is."""
         if not source:
             return self._bare, self._bare.imagined
-        if (source, guard) not in self._made:
-            said = believed(guard, self._model, self._material, self._part, source, self._guard)
-            found = described(self._model, self._source, self._material.texts, said)
+        if (source, guard, place) not in self._made:
+            found, said = self._guarding.looked(guard, source, place)
             there = np.array([bool(text) for text in said])
-            self._made[source, guard] = found, np.where(there[:, None], found.text, found.imagined)
-        return self._made[source, guard]
+            self._made[source, guard, place] = found, np.where(there[:, None], found.text, found.imagined)
+        return self._made[source, guard, place]
 
 
 def measured(source: Source, asked: Floats, searched: Floats) -> Measure:

@@ -13,6 +13,11 @@ from numpy.typing import ArrayLike
 from lookalike.evaluation.intervals import Difference, Values, paired
 
 BAR = 0.9  # of the gain
+GAINS = {
+    "query": "query captions",
+    "all": "all captions",
+    "own": "query captions, trained on the model's",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +88,7 @@ def cells(record: Mapping[str, Any]) -> dict[str, str]:
     ends = [f"{end:.0%}" if end is not None else "unbounded" for end in (low, high)]
     return {
         "way": record.get("way", ""),
-        "of the gain of": {"query": "query captions", "all": "all captions"}.get(record.get("gain", ""), ""),
+        "of the gain of": GAINS.get(record.get("gain", ""), ""),
         "gain, points": points(record["of"]),
         "kept": "" if share is None else f"{share:.0%} [{', '.join(ends)}]",
         "verdict": record["verdict"],
@@ -107,7 +112,8 @@ def points(of: Mapping[str, Any] | None) -> str:
 
 def markdown(rows: Sequence[Mapping[str, str]]) -> str:
     """A table with a column for everything that some row has."""
-    columns = list(dict.fromkeys(name for row in rows for name in row if row[name]))
+    columns = list(dict.fromkeys(name for row in rows for name in row))
+    columns = [name for name in columns if any(row.get(name) for row in rows)]
     lines = [columns, ["---"] * len(columns)]
     lines += [[row.get(name, "") for name in columns] for row in rows]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)

@@ -9,7 +9,8 @@ It lies in a folder and is made once; a killed run goes on:
 A **caption source** says whose captions are meant: "annotation" (the data set's own, true), "shuffled" (the
 annotation's, of another identity), "palette", "oracle-R" (a stand-in for a model that has read the labels and
 lies about a share R of them, asked over HTTP by the real captioner). "SOURCE unchecked" has the claims
-too that checking did not believe. Where a file of captions is given, it takes the annotation's place everywhere.
+too that checking did not believe. Where a file of captions is given, it takes the annotation's place
+everywhere.
 """
 
 from __future__ import annotations

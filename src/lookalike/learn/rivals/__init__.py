@@ -2,6 +2,7 @@
 
 `RIVALS` names them:
 
+- "frozen": the trunk alone, nothing trained.
 - "delg": global and local branch (Cao et al., 2020); `verified` re-ranks by its local features.
 - "superglobal": its pooling (Shao et al., 2023) and a trained layer; "superglobal-frozen": the pooling alone.
 - "clip-reid": CLIP-ReID's losses on that trunk (Li et al., 2023), in both stages.
@@ -20,7 +21,7 @@ import torch
 
 from lookalike.errors import unknown_name
 from lookalike.learn.recipes import RECIPES, Recipe
-from lookalike.learn.rivals import clipreid, delg, reid, superglobal, trained
+from lookalike.learn.rivals import clipreid, delg, frozen, reid, superglobal, trained
 from lookalike.learn.rivals.trained import Made, Network, Rival, Trunk
 from lookalike.learn.rivals.verified import Verified, verified
 from lookalike.learn.sources import Source, Texts
@@ -38,6 +39,7 @@ class Kind:
 
 
 RIVALS: Mapping[str, Kind] = {
+    "frozen": Kind(frozen.Frozen, frozen.train),
     "delg": Kind(delg.Delg, delg.train),
     "superglobal": Kind(superglobal.Pooled, superglobal.train),
     "superglobal-frozen": Kind(superglobal.Untrained, superglobal.untrained),

@@ -62,7 +62,7 @@ def descend(
 
 
 class LastStage(nn.Module):
-    """The network's last stage in a rival's stead: of each cell (B, N, C) a non-negative one (B, N, W).
+    """What a rival trains of the network: of each cell (B, N, C) a non-negative one (B, N, W).
 
     A 1 x 1 convolution, batch normalisation and ReLU. The rivals' papers train their whole network; here the
     trunk is frozen, for `compact` too, so each gets a stage of its own to train. Without it, with a linear

@@ -19,7 +19,8 @@ from lookalike.learn.tokens import SIDES
 from lookalike.rerank.geometric import TOLERANCE, Features, inliers
 from lookalike.values import Floats
 
-MOST = 81  # local features of a region, those of most attention first
+# On held-out identities, one seed, 48 gave a mAP of .560 behind verification, all 81 cells .552.
+MOST = 48  # local features of a region, those of most attention first
 ALIKE = 0.5  # as a cosine: DELG's distance of 1
 CELL = TOLERANCE * 16 / 20  # of a cell's side, so that the tolerance is DELG's 20 pixels, of cells of 16
 FLOOR = 8  # inliers from which a pair counts as verified

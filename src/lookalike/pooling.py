@@ -107,8 +107,7 @@ def cell_weights(
         for cx, cy, w, h in where.tolist()
     ]
     taper = tapered(inside, height, width).reshape(len(inside), -1)
-    values = cells.astype(np.float32, copy=False)
-    lengths = np.sqrt(np.einsum("bnc,bnc->bn", values, values))
+    lengths = np.linalg.norm(cells.astype(np.float32, copy=False), axis=2)
     weights = taper * (lengths / lengths.max(axis=1, keepdims=True).clip(1e-12)) ** power
     return np.asarray(weights / weights.sum(axis=1, keepdims=True), np.float32)
 

@@ -92,7 +92,10 @@ def test_embeddings_are_mixed_into_language_parts(monkeypatch: pytest.MonkeyPatc
     said = ["" if place % 5 == 0 else f"piece {place}" for place in range(24)]
     source = SimpleNamespace(sides=np.arange(24) % 3, identities=np.arange(24) // 6)
     material = SimpleNamespace(parts={"tuning": source}, texts=None, one_each=lambda *_: said)
-    monkeypatch.setattr("lookalike.study.arms.described", lambda *given: bare if len(given) == 3 else told)
+    for module in ("arms", "guards"):
+        monkeypatch.setattr(
+            f"lookalike.study.{module}.described", lambda *given: bare if len(given) == 3 else told
+        )
     looking = Looking(SimpleNamespace(language=0.7), material, "tuning")  # type: ignore[arg-type]
     view = View(gallery="palette", mixed=True)
     asking = unit(np.hstack([bare.identity, 0.7 * unit(bare.language + 2 * bare.imagined)]))

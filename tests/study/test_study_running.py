@@ -109,8 +109,10 @@ def test_an_error_in_a_process_is_one_clear_line(place: Place) -> None:
 
 
 LONG = """
+import signal
 import sys
 from pathlib import Path
+signal.signal(signal.SIGINT, signal.default_int_handler)  # who started the tests may have it ignored
 sys.path.insert(0, sys.argv[1])
 from conftest import PARTS, SOURCES
 from lookalike.learn.recipes import recipe

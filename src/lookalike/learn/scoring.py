@@ -144,12 +144,12 @@ def sentence_agreements(model: Adapted, source: Source, texts: Texts) -> tuple[F
     said = [sentence for some in own for sentence in some]
     every = {sentence: row for row, sentence in enumerate(dict.fromkeys(said))}
     rows = np.array([every[sentence] for sentence in said], np.int64)
-    embedded, seen = _embedded(model, texts, list(every)), described(model, source, texts).language[told]
+    meant, seen = embedded(model, texts, list(every)), described(model, source, texts).language[told]
     other = np.roll(np.arange(len(told)), len(told) // 2)
     unknown = [said[o] not in own[place] for place, o in zip(told.tolist(), other.tolist(), strict=True)]
     wrong = (source.identities[told] != source.identities[told[other]]) & np.array(unknown, bool)
     right, others = (
-        np.asarray((seen * embedded[which]).sum(axis=1), np.float32) for which in (rows, rows[other])
+        np.asarray((seen * meant[which]).sum(axis=1), np.float32) for which in (rows, rows[other])
     )
     return right, others[wrong]
 
@@ -168,7 +168,7 @@ def calibrated(right: Floats, wrong: Floats, kept: float = 0.95) -> Guard:
 
 
 @torch.no_grad()
-def _embedded(model: Adapted, texts: Texts, said: Sequence[str]) -> Floats:
+def embedded(model: Adapted, texts: Texts, said: Sequence[str]) -> Floats:
     """Texts (N,) -> their embeddings (N, E), unit rows."""
     model.eval()
     parts = [np.empty((0, model.vlm.config.embedding), np.float32)]

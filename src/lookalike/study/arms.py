@@ -25,6 +25,9 @@ from lookalike.study.results import Measure, Result
 from lookalike.values import Floats, Progress, unit
 
 BARE = "bare"
+FREE = "contrast+box"  # the arm that is the best training without captions
+TOLD = "all"  # the usual recipe, on the annotation's captions
+NO_CAPTIONS = ("itc=0", "caption_dropout=1")  # settings: neither a loss nor the fusion sees any
 VERIFIED = "verified"  # DELG's answers after geometric verification
 PARTS = ("identity", "language")  # of the descriptor: measured alone in "bare/identity", "bare/language"
 MIXES = (0.0, 0.25, 0.5, 1.0, 2.0)  # weights that a mixed view is tried with

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from lookalike.study.arms import Arm, View
+from lookalike.study.arms import FREE, NO_CAPTIONS, TOLD, Arm, View
 from lookalike.study.conducting import Found, Plan, Section
 from lookalike.study.drawing import Chart, Dot, Series, chart, dots
 from lookalike.study.tables import Row, Table, figures_of
@@ -15,7 +15,6 @@ ABOUT = (
     "the best training without any, which has the same second head, trained by contrast between pictures; "
     "beside it stands the same training with everybody given another's captions, which must bring nothing."
 )
-FREE = "contrast+box"  # the best training without captions
 ORACLE = "oracle-0.1"  # a model that is wrong about a tenth of what it says
 SOURCES = {
     "annotation": "the annotation's (true)",
@@ -25,7 +24,6 @@ SOURCES = {
 COUNTS = (100, 200, 400)  # training identities; all there are come from the other arms
 MANY = 3000
 PICTURES = (2, 3)  # of each identity
-NO_CAPTIONS = ("itc=0", "caption_dropout=1")  # neither a loss nor the fusion sees any
 
 
 def arms(plan: Plan) -> list[Arm]:
@@ -36,7 +34,7 @@ def arms(plan: Plan) -> list[Arm]:
     made = [
         Arm("arcface", plan.recipe("contrast=0", "box=0", *NO_CAPTIONS), seeds=seeds),
         Arm(FREE, plan.recipe(*NO_CAPTIONS), seeds=seeds),
-        Arm("all", usual, views=tuple(told), seeds=seeds),
+        Arm(TOLD, usual, views=tuple(told), seeds=seeds),
         Arm("all-shuffled", plan.recipe("shuffled=true"), seeds=seeds),
     ]
     for source in (ORACLE, "palette"):
@@ -58,7 +56,7 @@ def _three(
     plan: Plan, name: str, seeds: int, identities: int | None = None, pictures: int | None = None
 ) -> list[Arm]:
     """Without captions, with them, and with another's."""
-    kinds = {FREE: NO_CAPTIONS, "all": (), "all-shuffled": ("shuffled=true",)}
+    kinds = {FREE: NO_CAPTIONS, TOLD: (), "all-shuffled": ("shuffled=true",)}
     return [
         Arm(
             f"{kind}-{name}",
@@ -80,16 +78,16 @@ def sections(found: Found) -> list[Section]:
         Row("all, another's (control)", "all-shuffled", against=free),
     ]
     bare = "image: contrast + box"
-    regimes = [Row(bare, FREE), Row("train: the annotation's, bare search", "all", against=bare)]
+    regimes = [Row(bare, FREE), Row("train: the annotation's, bare search", TOLD, against=bare)]
     for source, named in SOURCES.items():
         for view in (View(gallery=source), View(gallery=source, queries=source)):
             regime = "train+gallery+query" if view.queries else "train+gallery"
-            regimes.append(Row(f"{regime}: {named}", "all", view.name, bare))
+            regimes.append(Row(f"{regime}: {named}", TOLD, view.name, bare))
             if source != "annotation":
                 label = f"{regime}: {named}, trained on them too"
                 regimes.append(Row(label, f"all-{source}", view.name, bare))
     wrong = View(gallery="shuffled", queries="shuffled")
-    regimes.append(Row("train+gallery+query: another's (control)", "all", wrong.name, bare))
+    regimes.append(Row("train+gallery+query: another's (control)", TOLD, wrong.name, bare))
     tables = [
         Table("training", "Captions in training alone; queries and gallery are bare pictures", training),
         Table("regimes", "Captions in training, gallery and query", regimes),
@@ -118,7 +116,7 @@ def _by_amount(name: str, title: str, amounts: Sequence[int], everything: int | 
         free = f"{amount} {name}: without captions"
         rows += [
             Row(free, f"{FREE}{suffix}"),
-            Row(f"{amount} {name}: with captions", f"all{suffix}", against=free),
+            Row(f"{amount} {name}: with captions", f"{TOLD}{suffix}", against=free),
             Row(f"{amount} {name}: with another's", f"all-shuffled{suffix}", against=free),
         ]
     return Table(name, title, rows)
@@ -139,7 +137,7 @@ def _dots(found: Found, table: Table) -> str:
 def _curves(found: Found, counts: Sequence[int], everything: int) -> str:
     """mAP by the number of training identities."""
     series = []
-    for label, arm in (("with captions", "all"), ("without", FREE), ("with another's", "all-shuffled")):
+    for label, arm in (("with captions", TOLD), ("without", FREE), ("with another's", "all-shuffled")):
         rows = [Row(str(count), f"{arm}-{count}-identities") for count in counts] + [Row("all", arm)]
         lines = figures_of(Table("curve", label, rows), found.results)
         points = [
@@ -153,4 +151,4 @@ def _curves(found: Found, counts: Sequence[int], everything: int) -> str:
 
 
 def _trained(source: str) -> str:
-    return "all" if source == "annotation" else f"all-{source}"
+    return TOLD if source == "annotation" else f"all-{source}"

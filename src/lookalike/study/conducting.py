@@ -11,10 +11,12 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any, Protocol
 
+from filelock import FileLock, Timeout
+
 from lookalike.captions import FileCaptions
 from lookalike.datasets import Dataset, Labelled, Unlisted, open_dataset, origin_of
 from lookalike.datasets.street2shop import make
-from lookalike.errors import BadInput, unknown_name
+from lookalike.errors import BadInput, CatalogueBusy, unknown_name
 from lookalike.evaluation.harness import usual_split
 from lookalike.learn.recipes import Recipe, recipe
 from lookalike.learn.session import Stage, parts
@@ -108,11 +110,21 @@ def study(name: str, out: Path, plan: Plan, made: Mapping[str, Any], stage: Stag
     if name not in STUDIES:
         raise unknown_name("study", name, STUDIES)
     module: Any = import_module(f"lookalike.study.{name}")
-    of_study: Study = module
     if plan.final and plan.data is not None:
         raise BadInput("the final set is drawn, and does not go with other data", "leave --final out")
     given = None if plan.given is None else FileCaptions(plan.given)
     out.mkdir(parents=True, exist_ok=True)
+    try:
+        with FileLock(out / ".lock", timeout=0):
+            return _conducted(name, module, out, plan, given, made, stage)
+    except Timeout as error:
+        raise CatalogueBusy(f"another study is being conducted in {out}", "wait for it") from error
+
+
+def _conducted(
+    name: str, of_study: Study, out: Path, plan: Plan, given: FileCaptions | None, made: Mapping[str, Any],
+    stage: Stage,
+) -> dict[str, Any]:  # fmt: skip
     dataset = _data(out / "data", plan, SEED, stage)
     training, split, held_out = parts(dataset, None, None)
     if plan.data is not None and plan.identities is not None:
@@ -147,7 +159,7 @@ def study(name: str, out: Path, plan: Plan, made: Mapping[str, Any], stage: Stag
     folder = out / (f"{name}-final" if plan.final else name)
     folder.mkdir(exist_ok=True)
     sections = of_study.sections(Found(plan, results, measured, tested, place, folder, stage))
-    return _write(name, module.ABOUT, sections, results, folder)
+    return _write(name, of_study.ABOUT, sections, results, folder)
 
 
 def _data(folder: Path, plan: Plan, seed: int, stage: Stage) -> Dataset:

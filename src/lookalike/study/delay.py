@@ -10,9 +10,9 @@ from lookalike.study.captions import ORACLE
 from lookalike.study.conducting import Found, Plan, Section
 from lookalike.study.drawing import Chart, Dot, dots
 from lookalike.study.gates import GATED, saved_by_gates
-from lookalike.study.kept import BAR, Kept, as_json, cells, markdown, share_kept
+from lookalike.study.kept import BAR, Kept, as_json, cells, share_kept
 from lookalike.study.results import Results
-from lookalike.study.tables import Row, Table, figures_of
+from lookalike.study.tables import Row, Table, figures_of, grid
 from lookalike.study.waiting import waiting
 from lookalike.study.ways import ASKING, IMAGE, MODEL, OWN, OWN_ARM, SETTINGS, TRAIN, WITHOUT, Way, precisions
 
@@ -57,7 +57,7 @@ def sections(found: Found) -> list[Section]:
             record=mixes,
         ),
         _kept(found.results),
-        waiting(found, table),
+        *([waiting(found, table)] if found.dataset.synthetic else []),  # a drawn model is asked
         *saved_by_gates(found),
     ]
 
@@ -90,7 +90,7 @@ def _kept(results: Results) -> Section:
         "A share is a ratio of means, with the 95 % interval of a bootstrap over pairs, seeds averaged, each "
         "way by itself.\n\n"
     )
-    return Section("What is kept without a caption at the query", text + markdown(rows), record=record)
+    return Section("What is kept without a caption at the query", text + grid(rows), record=record)
 
 
 def _answer(kept: Sequence[Mapping[str, Any]]) -> str:

@@ -23,9 +23,10 @@ from lookalike.study.arms import View
 from lookalike.study.captions import ORACLE
 from lookalike.study.conducting import Found, Section
 from lookalike.study.drawing import Chart, Series, chart
-from lookalike.study.kept import as_json, cells, markdown, share_kept
+from lookalike.study.kept import as_json, cells, share_kept
 from lookalike.study.material import Material
 from lookalike.study.results import Results
+from lookalike.study.tables import grid
 from lookalike.study.ways import TRAIN, both
 from lookalike.values import Floats, Keys
 
@@ -195,4 +196,4 @@ def saved_by_gate(results: Results, source: str, sure: Sequence[tuple[Sureness, 
     )
     file = f"gate-{'palette' if source == 'palette' else 'model'}.svg"
     title = f"What a gate saves: {named}"
-    return Section(title, text + markdown(rows), drawings={file: chart(about, series)}, record=record)
+    return Section(title, text + grid(rows), drawings={file: chart(about, series)}, record=record)

@@ -21,15 +21,14 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
-import torch
 
 from lookalike.captions import Vocabulary
 from lookalike.errors import unknown_name
 from lookalike.evaluation.metrics import Ranks
 from lookalike.learn.models.adapted import Adapted
-from lookalike.learn.scoring import Described, described, ranked
-from lookalike.learn.sources import Source, Texts
-from lookalike.study.material import Material
+from lookalike.learn.scoring import Described, described, embedded, ranked
+from lookalike.learn.sources import Source
+from lookalike.study.material import Material, others
 from lookalike.values import Claim, Floats, unit
 
 GUARDS = ("", "claims", "caption", "source", "weight")
@@ -37,7 +36,6 @@ PLACES = ("gallery", "queries")
 RATES = (0.0, 0.1, 0.25, 0.5, 0.75, 1.0)  # of wrong captions: what is tried on the tuning part
 _KEPT = 0.95  # of right captions: believed
 _DRAWS = 4  # of which captions are the wrong ones
-_AT_ONCE = 256
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,14 +129,14 @@ class Guarding:
 
     def agreements(self, said: Sequence[str]) -> Floats:
         """How far the part's regions agree with a caption each (N,), -1 to 1."""
-        told = _embedded(self._model, self._material.texts, said)
+        told = embedded(self._model, self._material.texts, said)
         return np.asarray((self._bare.language * told).sum(axis=1), np.float32)
 
     def _by_claim(self, said: Sequence[str]) -> list[str]:
         vocabulary = Vocabulary.open("fashion")
         heard = {caption: _claims(vocabulary, caption) for caption in set(said)}
         texts = sorted({claim.text for claims in heard.values() for claim in claims})
-        rows = dict(zip(texts, _embedded(self._model, self._material.texts, texts), strict=True))
+        rows = dict(zip(texts, embedded(self._model, self._material.texts, texts), strict=True))
         believed = []
         for seen, caption in zip(self._bare.language, said, strict=True):
             kept = [claim for claim in heard[caption] if float(seen @ rows[claim.text]) >= self._threshold]
@@ -159,7 +157,7 @@ def tuned(model: Adapted, material: Material) -> Tuned:
     said = [
         region.captions[len(region.captions) // 2] if region.captions else "" for region in source.regions
     ]
-    swapped = _swapped(source, said)
+    swapped = [said[place] for place in others(source.identities).tolist()]
     bare, right, wrong = (described(model, source, texts, each) for each in (None, said, swapped))
     own, other = ((each.language * each.text).sum(axis=1) for each in (right, wrong))
     there = np.array([bool(one and another) for one, another in zip(said, swapped, strict=True)])
@@ -179,14 +177,6 @@ def tuned(model: Adapted, material: Material) -> Tuned:
         float(np.sqrt((own[there].var() + other[there].var()) / 2)),
         dict(zip(PLACES, _pays(source, without, *told), strict=True)),
     )
-
-
-def _swapped(source: Source, said: Sequence[str]) -> list[str]:
-    """For each region (N,) what is said of one of another identity: half the way round, by identity."""
-    order = np.argsort(source.identities, kind="stable")
-    other = np.empty_like(order)
-    other[order] = np.roll(order, len(order) // 2)
-    return [said[place] for place in other.tolist()]
 
 
 def _pays(source: Source, bare: Floats, right: Floats, wrong: Floats) -> tuple[float, float]:
@@ -230,13 +220,3 @@ def _claims(vocabulary: Vocabulary, caption: str) -> tuple[Claim, ...]:
         if claim.attribute:
             values.setdefault(claim.attribute, []).append(claim.value)
     return vocabulary.claims(values)
-
-
-@torch.no_grad()
-def _embedded(model: Adapted, texts: Texts, said: Sequence[str]) -> Floats:
-    """Captions (N,) -> their embeddings (N, E), unit rows."""
-    parts = [np.empty((0, model.vlm.config.embedding), np.float32)]
-    for start in range(0, len(said), _AT_ONCE):
-        states = model.read(*texts.of(said[start : start + _AT_ONCE]))
-        parts.append(model.vlm.text_embedding(states).float().numpy())
-    return np.concatenate(parts)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from lookalike.evaluation.intervals import Difference, Values, paired
+from lookalike.study.tables import finite
 
 BAR = 0.9  # of the gain
 GAINS = {
@@ -75,10 +76,10 @@ def share_kept(
 
 def as_json(kept: Kept) -> dict[str, Any]:
     """For JSON, without numbers that are not finite: None for a share that is not known or not bounded."""
-    share, low, high = (each if math.isfinite(each) else None for each in (kept.share, kept.low, kept.high))
+    share, low, high = finite([kept.share, kept.low, kept.high])
     return {
         "share": share, "low": low, "high": high, "verdict": kept.verdict,
-        "of": finite(kept.gain), "residual": finite(kept.residual),
+        "of": finite(asdict(kept.gain)), "residual": finite(asdict(kept.residual)),
     }  # fmt: skip
 
 
@@ -96,11 +97,6 @@ def cells(record: Mapping[str, Any]) -> dict[str, str]:
     }
 
 
-def finite(of: Difference) -> dict[str, Any]:
-    """For JSON: None for what is not known."""
-    return {name: value if math.isfinite(value) else None for name, value in asdict(of).items()}
-
-
 def points(of: Mapping[str, Any] | None) -> str:
     """A difference of mAP with its interval, in hundredths; "" where it was not measured."""
     if of is None or of["mean"] is None:
@@ -108,12 +104,3 @@ def points(of: Mapping[str, Any] | None) -> str:
     if of["low"] is None:
         return f"{100 * of['mean']:+z.1f}"
     return "{:+z.1f} [{:+z.1f}, {:+z.1f}]".format(*(100 * of[name] for name in ("mean", "low", "high")))
-
-
-def markdown(rows: Sequence[Mapping[str, str]]) -> str:
-    """A table with a column for everything that some row has."""
-    columns = list(dict.fromkeys(name for row in rows for name in row))
-    columns = [name for name in columns if any(row.get(name) for row in rows)]
-    lines = [columns, ["---"] * len(columns)]
-    lines += [[row.get(name, "") for name in columns] for row in rows]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)

@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from lookalike.study.arms import Arm
+from lookalike.study.arms import FREE, NO_CAPTIONS, TOLD, Arm
 from lookalike.study.conducting import Found, Plan, Section
 from lookalike.study.drawing import Chart, Dot, Series, chart, dots
 from lookalike.study.results import Results
@@ -18,8 +18,6 @@ ABOUT = (
     "all of them; then ArcFace has others in its place, weights are changed, captions are kept from the "
     "fusion more or less often, and what X²-VLM's authors train by besides is added."
 )
-ALL, FREE = "all", "contrast+box"  # the usual recipe; the best training without captions
-_NO_CAPTIONS = ("itc=0", "caption_dropout=1")  # neither a loss nor the fusion sees any
 DROPOUTS = (0, 0.25, 0.5, 0.75, 0.9, 1)
 WEIGHTS = (0.3, 3)
 
@@ -34,21 +32,21 @@ class Way:
 
 
 PARTS = (
-    Way("ArcFace", "arcface", ("contrast=0", "box=0", *_NO_CAPTIONS)),
-    Way("ArcFace + box", "box", ("contrast=0", *_NO_CAPTIONS)),
+    Way("ArcFace", "arcface", ("contrast=0", "box=0", *NO_CAPTIONS)),
+    Way("ArcFace + box", "box", ("contrast=0", *NO_CAPTIONS)),
     Way("ArcFace + ITC", "itc", ("contrast=0", "box=0")),
     Way("ArcFace + box + ITC", "box+itc", ("contrast=0",)),
-    Way("ArcFace + contrast", "contrast", ("box=0", *_NO_CAPTIONS)),
-    Way("ArcFace + contrast + box", FREE, _NO_CAPTIONS),
+    Way("ArcFace + contrast", "contrast", ("box=0", *NO_CAPTIONS)),
+    Way("ArcFace + contrast + box", FREE, NO_CAPTIONS),
     Way("ArcFace + contrast + ITC", "contrast+itc", ("box=0",)),
-    Way("all: ArcFace + contrast + box + ITC", ALL),
+    Way("all: ArcFace + contrast + box + ITC", TOLD),
 )
 USUAL, BEST_FREE = PARTS[-1], PARTS[5]
 TAKEN = (
     Way("without ArcFace", "all-no-arcface", ("arcface=0",)),
     Way("without contrast", "box+itc", ("contrast=0",)),
     Way("without box", "contrast+itc", ("box=0",)),
-    Way("without ITC and captions", FREE, _NO_CAPTIONS),
+    Way("without ITC and captions", FREE, NO_CAPTIONS),
     Way("without the fusion: identity part from the picture alone", "all-no-fusion", ("fusion=false",)),
 )
 INSTEAD = (
@@ -96,9 +94,9 @@ def arms(plan: Plan) -> list[Arm]:
 def sections(found: Found) -> list[Section]:
     results = found.results
     parts = Table("parts", "Parts of the loss, added to ArcFace", _against(PARTS, BEST_FREE))
-    taken = Table("taken", "One taken away", [Row(USUAL.label, ALL), *_rows(TAKEN)])
-    instead = Table("instead", "In ArcFace's place", [Row(USUAL.label, ALL), *_rows(INSTEAD)])
-    weighed = Table("weights", "Weights, which are 1 in all", [Row(USUAL.label, ALL), *_rows(WEIGHED)])
+    taken = Table("taken", "One taken away", [Row(USUAL.label, TOLD), *_rows(TAKEN)])
+    instead = Table("instead", "In ArcFace's place", [Row(USUAL.label, TOLD), *_rows(INSTEAD)])
+    weighed = Table("weights", "Weights, which are 1 in all", [Row(USUAL.label, TOLD), *_rows(WEIGHED)])
     dropped = Table(
         "dropout",
         "How often captions are kept from the fusion",
@@ -108,7 +106,7 @@ def sections(found: Found) -> list[Section]:
     more = Table(
         "more",
         "Added to all, or instead of it",
-        [Row(USUAL.label, ALL), *_rows(MORE)],
+        [Row(USUAL.label, TOLD), *_rows(MORE)],
         note="MLM asks f₀ for all missing words of a caption at once: the text tower is frozen. By the "
         "authors' loss the identity part stays the frozen tower's.",
     )
@@ -160,7 +158,7 @@ def _of_descriptor() -> Table:
 def _dots(table: Table, results: Results) -> str:
     lines = figures_of(table, results)
     rows = [
-        Dot(line.row.label, line.mean.mean, line.mean.low, line.mean.high, strong=line.row.arm == ALL)
+        Dot(line.row.label, line.mean.mean, line.mean.low, line.mean.high, strong=line.row.arm == TOLD)
         for line in lines
     ]
     against = {row.against for row in table.rows}

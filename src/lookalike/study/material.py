@@ -145,7 +145,7 @@ def _of_source(source: str, part: str, cells: Source, folder: Path) -> Said:
     if source == "annotation":
         return own
     if source == "shuffled":
-        return tuple(own[place] for place in _others(cells.identities).tolist())
+        return tuple(own[place] for place in others(cells.identities).tolist())
     kind = source.removesuffix(_UNCHECKED)
     vocabulary = Vocabulary.open("fashion")
 
@@ -155,7 +155,7 @@ def _of_source(source: str, part: str, cells: Source, folder: Path) -> Said:
     return said_by(FileCaptions(_file(folder, kind, part)), cells.regions, text)
 
 
-def _others(identities: Keys) -> Keys:
+def others(identities: Keys) -> Keys:
     """For each region (N,) one of another identity: half the way round among all, by identity."""
     order = np.argsort(identities, kind="stable")
     other = np.empty_like(order)

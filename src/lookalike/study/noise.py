@@ -8,7 +8,7 @@ from typing import Any
 
 from lookalike.learn.saved import load
 from lookalike.learn.scoring import described
-from lookalike.study.arms import Arm, View
+from lookalike.study.arms import FREE, NO_CAPTIONS, TOLD, Arm, View
 from lookalike.study.conducting import Found, Plan, Section
 from lookalike.study.drawing import Chart, Series, chart
 from lookalike.study.guards import RATES, Guarding
@@ -23,12 +23,10 @@ ABOUT = (
     "training without captions searched with bare pictures, by more than 0.5 points of mAP, 100 % wrong "
     "included."
 )
-FREE, TOLD = "contrast+box", "all"
 IMAGE = "image: contrast + box"
 MARGIN = 0.005  # of mAP
 WRONG = (0.25, 0.5)  # of the captions that the fusion is given in training: another's
 QUICK_RATES = (0.0, 0.5, 1.0)
-_NO_CAPTIONS = ("itc=0", "caption_dropout=1")
 _SEEDS = 3
 
 
@@ -67,7 +65,7 @@ PLACES: Mapping[str, str] = {
 def arms(plan: Plan) -> list[Arm]:
     rates = _rates(plan)
     made = [
-        Arm(FREE, plan.recipe(*_NO_CAPTIONS), seeds=_SEEDS),
+        Arm(FREE, plan.recipe(*NO_CAPTIONS), seeds=_SEEDS),
         Arm(TOLD, plan.recipe(), views=_views(WAYS, rates), seeds=_SEEDS),
     ]
     for rate in rates:

@@ -24,7 +24,7 @@ from lookalike.rerank.geometric import Memory
 from lookalike.roles import Encoder
 from lookalike.settings import DEFAULT_ENCODER, RERANKERS, WITH_ENCODER, open_encoder, regime_for
 from lookalike.study import captions, reranked
-from lookalike.study.arms import Arm
+from lookalike.study.arms import FREE, TOLD, Arm
 from lookalike.study.conducting import Found, Plan, Section
 from lookalike.study.reranked import Measured
 from lookalike.study.verifying import HELD, verification
@@ -44,8 +44,8 @@ FROM_DESCRIPTORS = (
 )
 DESCRIPTORS = {  # by the arm of the study of captions that trains it
     "arcface": "compact, ArcFace alone",
-    captions.FREE: "compact, no captions",
-    "all": "compact, captions in training",
+    FREE: "compact, no captions",
+    TOLD: "compact, captions in training",
 }
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -19,6 +18,7 @@ from lookalike.evaluation.posed import TRANSDUCTIVE
 from lookalike.evaluation.runs import Difference, Figure, Run, System, load_answers
 from lookalike.study.conducting import Section
 from lookalike.study.drawing import Chart, Series, chart
+from lookalike.study.tables import bounded, finite, grid
 
 FLOORS = (8, 16)  # inliers from which a pair counts as verified
 _DRAWN = ("query-expansion", "dba", "k-reciprocal", "diffusion", "superglobal")
@@ -95,7 +95,7 @@ def sections(found: Sequence[Measured], rerankers: Sequence[str]) -> list[Sectio
         Section(
             "Descriptors",
             "\n\n".join((_about(ordered), _markdown(overview), _NOTE_OVERVIEW)),
-            record=_finite({"rows": overview, "made": made}),
+            record=finite({"rows": overview, "made": made}),
         )
     ]
     for each in ordered:
@@ -106,7 +106,7 @@ def sections(found: Sequence[Measured], rerankers: Sequence[str]) -> list[Sectio
                 f"Re-ranking from descriptors: {each.label}",
                 f"{_markdown(rows)}\n\n{_NOTE_RERANKED}",
                 drawings={f"{each.folder.name}.svg": drawn} if drawn else {},
-                record=_finite(rows),
+                record=finite(rows),
             )
         )
     for each in ordered:
@@ -115,10 +115,10 @@ def sections(found: Sequence[Measured], rerankers: Sequence[str]) -> list[Sectio
         for kind, kept in each.verified.get("kinds", {}).items():
             if "not_run" in kept:
                 text.append(f"With {kind}: not run, {kept['not_run']}.")
-        told.append(Section(f"Geometric verification: {each.label}", "\n\n".join(text), record=_finite(rows)))
+        told.append(Section(f"Geometric verification: {each.label}", "\n\n".join(text), record=finite(rows)))
     pairs = [row for each in ordered for row in _pairs(each)]
     text = [_markdown(pairs), _NOTE_PAIRS] if pairs else ["Not run."]
-    told.append(Section("Which pairs can be verified at all", "\n\n".join(text), record=_finite(pairs)))
+    told.append(Section("Which pairs can be verified at all", "\n\n".join(text), record=finite(pairs)))
     return told
 
 
@@ -356,39 +356,19 @@ def _parameters(parameters: Mapping[str, Any]) -> str:
 
 
 def _markdown(rows: Sequence[Mapping[str, Any]]) -> str:
-    """A table with a column for everything that some row has."""
-    columns = list(dict.fromkeys(name for row in rows for name in row))
-    columns = [name for name in columns if any(row.get(name) not in (None, "") for row in rows)]
-    lines = [columns, ["---"] * len(columns)]
-    lines += [[_cell(name, row.get(name)) for name in columns] for row in rows]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    return grid([{name: _cell(name, value) for name, value in row.items()} for row in rows])
 
 
 def _cell(column: str, value: Any) -> str:
     if value is None:
         return ""
     if isinstance(value, str):
-        return value.replace("|", "\\|")
+        return value
     if isinstance(value, int):
         return f"{value:,}"
     if isinstance(value, float):
         return f"{value:,.1f}" if "ms" in column else f"{value:.3f}"
     if "p" not in value:
-        return _bounded(value["mean"], value["low"], value["high"], ".3f")
+        return bounded(value["mean"], value["low"], value["high"], ".3f")
     p = "< 0.001" if value["p_holm"] < 0.001 else f"= {value['p_holm']:.3f}"
-    return f"{_bounded(*_points(value), '+z.1f')}, p {p}"
-
-
-def _bounded(mean: float, low: float, high: float, form: str) -> str:
-    if math.isnan(low) or math.isnan(high):  # of one pair alone there is no interval
-        return "–" if math.isnan(mean) else f"{mean:{form}}"
-    return f"{mean:{form}} [{low:{form}}, {high:{form}}]"
-
-
-def _finite(value: Any) -> Any:
-    """The same for JSON, which has no number that is not finite: None."""
-    if isinstance(value, dict):
-        return {name: _finite(part) for name, part in value.items()}
-    if isinstance(value, list | tuple):
-        return [_finite(part) for part in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
+    return f"{bounded(*_points(value), '+z.1f')}, p {p}"

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from lookalike.study.arms import VERIFIED, Arm, View
-from lookalike.study.captions import FREE, NO_CAPTIONS, ORACLE
+from lookalike.study.arms import FREE, NO_CAPTIONS, TOLD, VERIFIED, Arm, View
+from lookalike.study.captions import ORACLE
 from lookalike.study.conducting import Found, Plan, Section
 from lookalike.study.drawing import Chart, Dot, dots
 from lookalike.study.tables import Row, Table, figures_of
@@ -30,7 +30,7 @@ def arms(plan: Plan) -> list[Arm]:
     return [
         *(Arm(name, usual, rival=name) for name in _TRAINED),
         Arm(FREE, plan.recipe(*NO_CAPTIONS)),
-        Arm("all", usual),
+        Arm(TOLD, usual),
         Arm(f"all-{ORACLE}", usual, captions=ORACLE, views=(told,)),
     ]
 
@@ -42,7 +42,7 @@ def sections(found: Found) -> list[Section]:
     rows.insert(4, Row("DELG, global and geometric verification", "delg", VERIFIED, usual))
     rows += [
         Row("compact, trained without captions", FREE, against=usual),
-        Row(usual, "all"),
+        Row(usual, TOLD),
         Row(
             "… with a stand-in model's captions (a tenth wrong) everywhere", f"all-{ORACLE}", told.name, usual
         ),

@@ -134,7 +134,7 @@ def markdown(table: Table, lines: Sequence[Line]) -> str:
 
 def as_json(table: Table, lines: Sequence[Line]) -> dict[str, Any]:
     """The table as JSON can hold it: finite numbers, and None for what is not known."""
-    rows = [_finite(_record(line, table.margin)) for line in lines]
+    rows = [finite(_record(line, table.margin)) for line in lines]
     return {
         "name": table.name,
         "title": table.title,
@@ -205,13 +205,13 @@ def _cells(line: Line, margin: float | None, named: bool, counted: bool) -> dict
     if not line.seeds:
         return {"": line.row.label, "mAP": "not run"}
     mean, compared = line.mean, line.comparison
-    cells = {"": line.row.label, "mAP": _bounded(mean.mean, mean.low, mean.high, ".3f")}
+    cells = {"": line.row.label, "mAP": bounded(mean.mean, mean.low, mean.high, ".3f")}
     cells |= {"R@1": _number(line.first, ".3f"), "R@10": _number(line.ten, ".3f")}
     if len(line.seeds) > 1:
         cells["each seed"] = " ".join(_number(each, ".3f") for each in line.each)
     if compared:
         found = compared.difference
-        told = _bounded(100 * found.mean, 100 * found.low, 100 * found.high, "+z.1f")
+        told = bounded(100 * found.mean, 100 * found.low, 100 * found.high, "+z.1f")
         cells["points"] = f"{told} against {compared.against}" if named else told
         cells["p (Holm)"] = "< 0.001" if compared.adjusted < 0.001 else f"{compared.adjusted:.3f}"
         if margin is not None:
@@ -247,11 +247,19 @@ def _number(value: float, form: str) -> str:
     return "–" if math.isnan(value) else format(value, form)
 
 
-def _bounded(mean: float, low: float, high: float, form: str) -> str:
+def bounded(mean: float, low: float, high: float, form: str) -> str:
     """ "0.606 [0.590, 0.622]", without an interval where there is none."""
     if math.isnan(low) or math.isnan(high):
         return _number(mean, form)
     return f"{mean:{form}} [{low:{form}}, {high:{form}}]"
+
+
+def grid(rows: Sequence[Mapping[str, str]]) -> str:
+    """Cells by column as a Markdown table; a column that would be empty in every row is left out."""
+    columns = list(dict.fromkeys(name for row in rows for name in row))
+    columns = [name for name in columns if any(row.get(name) for row in rows)]
+    lines = [_marked(columns), "|---" * len(columns) + "|"]
+    return "\n".join([*lines, *(_marked(row.get(name, "") for name in columns) for row in rows)])
 
 
 def _marked(cells: Iterable[str]) -> str:
@@ -259,10 +267,10 @@ def _marked(cells: Iterable[str]) -> str:
     return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
 
 
-def _finite(value: Any) -> Any:
+def finite(value: Any) -> Any:
     """The same with lists for tuples and None for what is not finite."""
     if isinstance(value, dict):
-        return {name: _finite(part) for name, part in value.items()}
+        return {name: finite(part) for name, part in value.items()}
     if isinstance(value, list | tuple):
-        return [_finite(part) for part in value]
+        return [finite(part) for part in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value

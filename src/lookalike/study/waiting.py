@@ -17,9 +17,9 @@ from lookalike.study import clocks
 from lookalike.study.captions import ORACLE
 from lookalike.study.conducting import Found, Section
 from lookalike.study.drawing import Chart, Series, chart
-from lookalike.study.kept import finite, markdown, points
+from lookalike.study.kept import points
 from lookalike.study.results import Results
-from lookalike.study.tables import Line, Table, figures_of
+from lookalike.study.tables import Line, Table, figures_of, finite, grid
 from lookalike.study.ways import GALLERY, IMAGE, IMAGINED, MODEL, PALETTE, PULLED, TRAIN, Way, precisions
 
 PICTURES, QUICK_PICTURES = 100, 16  # whose times and calls are measured
@@ -77,7 +77,7 @@ def waiting(found: Found, table: Table) -> Section:
         line=0.0,
     )
     return Section(
-        "Time", text + markdown(rows), drawings={"time.svg": chart(about, series)}, record=[times, *record]
+        "Time", text + grid(rows), drawings={"time.svg": chart(about, series)}, record=[times, *record]
     )
 
 
@@ -123,7 +123,7 @@ def _clocked(
         "calls": None if asked is None else asked["calls"],
         "first_ms": first,
         "refined_ms": refined,
-        "gain": None if gain is None else finite(gain),
+        "gain": None if gain is None else finite(asdict(gain)),
         "value": None if gain is None else 100 * gain.mean / ((refined - first) / 100),
     }
 

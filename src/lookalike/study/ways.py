@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from lookalike.evaluation.intervals import Values
-from lookalike.study.arms import View
-from lookalike.study.captions import FREE, NO_CAPTIONS, ORACLE
+from lookalike.study.arms import FREE, NO_CAPTIONS, TOLD, View
+from lookalike.study.captions import ORACLE
 from lookalike.study.results import Results
 
 
@@ -29,10 +29,10 @@ def both(source: str, mixed: bool = False) -> View:
 
 _BARE, _TOLD, _MIXED = View(), View(gallery=ORACLE), View(gallery=ORACLE, mixed=True)
 IMAGE = Way("image: no captions anywhere", FREE, _BARE)
-TRAIN = Way("train", "all", _BARE)
-MODEL = Way("query captions: a model's, a tenth wrong", "all", both(ORACLE))
-PALETTE = Way("query captions: palette's", "all", both("palette"))
-GALLERY = Way("train+gallery", "all", _TOLD)
+TRAIN = Way("train", TOLD, _BARE)
+MODEL = Way("query captions: a model's, a tenth wrong", TOLD, both(ORACLE))
+PALETTE = Way("query captions: palette's", TOLD, both("palette"))
+GALLERY = Way("train+gallery", TOLD, _TOLD)
 PULLED = Way("pull at 3, gallery", "all-pull-3", _TOLD)
 IMAGINED = Way("caption imagined, gallery", "all-imagine-1", _MIXED)
 WITHOUT = (  # a caption at the query
@@ -52,7 +52,7 @@ ASKING = (
     PALETTE,
     MODEL,
     Way("query captions: the model's, their embeddings mixed in", "all-imagine-1", both(ORACLE, True)),
-    Way("query captions: the annotation's (true)", "all", both("annotation")),
+    Way("query captions: the annotation's (true)", TOLD, both("annotation")),
 )
 OWN_ARM = f"all-{ORACLE}"
 OWN = (  # trained on the model's captions as well
@@ -62,7 +62,7 @@ OWN = (  # trained on the model's captions as well
 )
 SETTINGS: Mapping[str, tuple[str, ...]] = {
     FREE: NO_CAPTIONS,
-    "all": (),
+    TOLD: (),
     OWN_ARM: (),
     "all-pull-1": ("pull=1",),
     "all-pull-3": ("pull=3",),

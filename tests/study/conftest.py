@@ -46,7 +46,7 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def place(base: Path, tmp_path: Path) -> Place:
     """The same in a folder of one's own, without runs."""
-    for name in ("tokens", "captions"):
+    for name in ("tokens", "sources"):
         shutil.copytree(base / name, tmp_path / name)
     return Place(tmp_path, PARTS, SOURCES)
 

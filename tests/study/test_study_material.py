@@ -153,7 +153,7 @@ def test_what_can_be_had() -> None:
 
 
 def test_a_killed_captioning_goes_on_and_its_server_ends(base: Path, place: Place) -> None:
-    shutil.rmtree(place.folder / "captions")
+    shutil.rmtree(place.folder / "sources")
     script = """
 import sys
 from pathlib import Path
@@ -164,7 +164,7 @@ dataset = open_dataset(Path(sys.argv[2]))
 from lookalike.study import material
 material._caption(dataset, "tuning", "oracle-0.0", Path(sys.argv[3]), silent(""))
 """
-    file = place.folder / "captions" / "oracle-0.0.tuning.jsonl"
+    file = place.folder / "sources" / "oracle-0.0.tuning.jsonl"
     command = [sys.executable, "-c", script, str(Path(__file__).parent), str(base / "data"), str(file)]
     killed = subprocess.Popen(command)
     while not (file.exists() and len(file.read_bytes().splitlines()) >= 2):

@@ -4,7 +4,7 @@ It lies in a folder and is made once; a killed run goes on:
 
     data/                          the drawn data set, where none is given
     tokens/                        cells of the pictures, states of the captions (see `learn.tokens`)
-    captions/SOURCE.SPLIT.jsonl    what a captioner said, as `lookalike caption` writes it
+    sources/SOURCE.PART.jsonl      what a captioner said, as `lookalike caption` writes it
 
 A **caption source** says whose captions are meant: "annotation" (the data set's own, true), "shuffled" (the
 annotation's, of another identity), "palette", "oracle-R" (a stand-in for a model that has read the labels and
@@ -164,7 +164,7 @@ def others(identities: Keys) -> Keys:
 
 
 def _file(folder: Path, source: str, part: str) -> Path:
-    return folder / "captions" / f"{source}.{part}.jsonl"
+    return folder / "sources" / f"{source}.{part}.jsonl"
 
 
 def _caption(dataset: Dataset, split: str, source: str, file: Path, on_progress: Progress) -> None:

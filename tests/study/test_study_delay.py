@@ -96,7 +96,7 @@ def test_embeddings_are_mixed_into_language_parts(monkeypatch: pytest.MonkeyPatc
         monkeypatch.setattr(
             f"lookalike.study.{module}.described", lambda *given: bare if len(given) == 3 else told
         )
-    looking = Looking(SimpleNamespace(language=0.7), material, "tuning")  # type: ignore[arg-type]
+    looking = Looking(SimpleNamespace(language=0.7), material, "tuning", imagines=True)  # type: ignore[arg-type]
     view = View(gallery="palette", mixed=True)
     asking = unit(np.hstack([bare.identity, 0.7 * unit(bare.language + 2 * bare.imagined)]))
     words = np.array([told.text[n] if text else told.imagined[n] for n, text in enumerate(said)])

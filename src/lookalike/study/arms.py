@@ -38,8 +38,8 @@ class View:
     """How a trained model is looked at: whose captions the regions of each side are given, "" for none.
 
     The sources are those of `material`; `guard` is one of `guards.GUARDS`, "" for none. `mixed` adds the
-    caption's embedding to each language part, or the one imagined from the picture where no caption is read,
-    with the weight of `MIXES` that is best on the tuning part.
+    caption's embedding to each language part, with the weight of `MIXES` that is best on the tuning part;
+    where no caption is read it is the one imagined from the picture, if the model was trained to.
     """
 
     gallery: str = ""
@@ -127,13 +127,14 @@ def _adapted(
         _train(arm, seed, material, folder, on_progress)
     saved = load(folder)
     about = saved.about["study"]
-    tuning = Looking(saved.model, material, "tuning", saved.guard)
+    known = saved.guard, bool(saved.about["recipe"]["imagine"])
+    tuning = Looking(saved.model, material, "tuning", *known)
     if kept is None:
         facts = {"tuning mAP": float(np.nanmean(tuning.measure(View()).ap))}
         facts |= saved.about.get("guard", {})
     else:
         facts = dict(kept.facts)
-    looking = Looking(saved.model, material, material.measured, saved.guard)
+    looking = Looking(saved.model, material, material.measured, *known)
     measures = dict(kept.measures) if kept else looking.parts()
     for name, view in wanted.items():
         if name not in measures:
@@ -198,11 +199,16 @@ def _source(arm: Arm, material: Material) -> Source:
 class Looking:
     """A trained model looked at a part of the material, in one view after the other."""
 
-    def __init__(self, model: Adapted, material: Material, part: str, guard: float | None = None) -> None:
+    def __init__(
+        self, model: Adapted, material: Material, part: str, guard: float | None = None,
+        imagines: bool = False,
+    ) -> None:  # fmt: skip
+        """`guard` is the agreement that a sentence needs; `imagines` says that captions can be imagined."""
         self._model = model
         self._source = material.parts[part]
         self._made: dict[tuple[str, str, str], tuple[Described, Floats]] = {}
         self._bare = described(model, self._source, material.texts)
+        self._imagined = self._bare.imagined if imagines else np.zeros_like(self._bare.imagined)
         self._guarding = Guarding(model, material, part, self._bare, guard)
 
     def parts(self) -> dict[str, Measure]:
@@ -231,13 +237,13 @@ class Looking:
         return found.descriptors(self._model.language)
 
     def _described(self, source: str, guard: str, place: str) -> tuple[Described, Floats]:
-        """All regions with a source's captions, and embeddings (N, E) of these, imagined where none is."""
+        """All regions with a source's captions, and embeddings (N, E) of these; where none is, see `View`."""
         if not source:
-            return self._bare, self._bare.imagined
+            return self._bare, self._imagined
         if (source, guard, place) not in self._made:
             found, said = self._guarding.looked(guard, source, place)
             there = np.array([bool(text) for text in said])
-            self._made[source, guard, place] = found, np.where(there[:, None], found.text, found.imagined)
+            self._made[source, guard, place] = found, np.where(there[:, None], found.text, self._imagined)
         return self._made[source, guard, place]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from lookalike.study.arms import FREE, NO_CAPTIONS, TOLD, Arm, View
 from lookalike.study.conducting import Found, Plan, Section
@@ -31,6 +32,7 @@ def arms(plan: Plan) -> list[Arm]:
     usual = plan.recipe()
     told = [View(gallery=source) for source in SOURCES]
     told += [View(gallery=source, queries=source) for source in (*SOURCES, "shuffled")]
+    told += [replace(view, mixed=True) for view in told]
     made = [
         Arm("arcface", plan.recipe("contrast=0", "box=0", *NO_CAPTIONS), seeds=seeds),
         Arm(FREE, plan.recipe(*NO_CAPTIONS), seeds=seeds),
@@ -88,9 +90,22 @@ def sections(found: Found) -> list[Section]:
                 regimes.append(Row(label, f"all-{source}", view.name, bare))
     wrong = View(gallery="shuffled", queries="shuffled")
     regimes.append(Row("train+gallery+query: another's (control)", TOLD, wrong.name, bare))
+    mixed = [Row(bare, FREE)]
+    for source, named in {**SOURCES, "shuffled": "another's (control)"}.items():
+        for view in (View(gallery=source, mixed=True), View(gallery=source, queries=source, mixed=True)):
+            if view.queries or source != "shuffled":
+                regime = "train+gallery+query" if view.queries else "train+gallery"
+                mixed.append(Row(f"{regime}: {named}", TOLD, view.name, bare))
     tables = [
         Table("training", "Captions in training alone; queries and gallery are bare pictures", training),
         Table("regimes", "Captions in training, gallery and query", regimes),
+        Table(
+            "mixed",
+            "The same, captions' embeddings added to language parts",
+            mixed,
+            "The fusion reads captions as before; besides, what the text tower makes of a caption is "
+            "added to the picture's language part, with a weight chosen on other products.",
+        ),
     ]
     everything = found.plan.trained
     by_count = _by_amount("identities", "By training identities", [*COUNTS, MANY], everything)
@@ -99,7 +114,11 @@ def sections(found: Found) -> list[Section]:
         Section(
             "Captions in training", tables=tables[:1], drawings={"training.svg": _dots(found, tables[0])}
         ),
-        Section("Regimes", tables=tables[1:], drawings={"regimes.svg": _dots(found, tables[1])}),
+        Section(
+            "Regimes",
+            tables=tables[1:],
+            drawings={"regimes.svg": _dots(found, tables[1]), "mixed.svg": _dots(found, tables[2])},
+        ),
         Section(
             "Where data are few",
             tables=[by_count, by_pictures],

@@ -17,7 +17,7 @@ from lookalike.learn.scoring import described
 from lookalike.learn.sources import Looked
 from lookalike.learn.tokens import SIDES
 from lookalike.study.guards import GUARDS, PLACES, Guarding, Tuned, crossing, tuned
-from lookalike.study.material import Material
+from lookalike.study.material import Material, others
 from lookalike.values import Floats
 
 COLOURS = (
@@ -116,7 +116,8 @@ def material() -> Material:
         half = [own if number % 2 else other for number, (own, other) in enumerate(
             zip(source.captions, shifted(source, 5), strict=True))]  # fmt: skip
         of = {
-            "annotation": source.captions, "shuffled": shifted(source, 6), "wrong": shifted(source, 3),
+            "annotation": source.captions, "wrong": shifted(source, 3),
+            "shuffled": [source.captions[place] for place in others(source.identities).tolist()],
             "half": half, "silent": [""] * len(half),
         }  # fmt: skip
         said |= {(name, part): tuple((text,) if text else () for text in told) for name, told in of.items()}

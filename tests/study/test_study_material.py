@@ -92,6 +92,9 @@ def test_sources_say_what_they_stand_for(material: Material) -> None:
     assert sorted(shuffled) == sorted(true)
     for place in known:
         assert whose[shuffled[place]] - {cells.identities[place]}
+    theirs = [np.flatnonzero(cells.identities == identity) for identity in np.unique(cells.identities[known])]
+    givers = [{min(whose[shuffled[place]]) for place in places} for places in theirs if len(places) > 2]
+    assert sum(len(each) > 1 for each in givers) > 0.8 * len(givers)  # not all from one other product
 
     honest, lying = (said[f"oracle-{rate}", "validation"] for rate in ("0.0", "1.0"))
     right = wrong = asked = 0

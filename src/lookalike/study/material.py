@@ -28,6 +28,7 @@ from lookalike.captions import FileCaptions, Unread, Vocabulary, Writing, record
 from lookalike.datasets import Dataset, Labelled, Listed, origin_of
 from lookalike.encoders import EfficientNet, MiniLM
 from lookalike.errors import BadInput
+from lookalike.learn.sampling import NO_IDENTITY
 from lookalike.learn.session import Stage
 from lookalike.learn.sources import Cells, Said, Source, Texts, Variant, said_by
 from lookalike.learn.states import Frozen
@@ -39,6 +40,7 @@ from lookalike.words import sentences
 
 VIEWS = 4  # of each region, for training
 _PALETTE, _ORACLE, _UNCHECKED = "palette", "oracle-", " unchecked"
+_ROUNDS = 100  # of exchanging captions, until none is met by its own
 WIDTH = 8  # pictures that a captioner is asked about at a time
 
 
@@ -156,11 +158,20 @@ def _of_source(source: str, part: str, cells: Source, folder: Path) -> Said:
 
 
 def others(identities: Keys) -> Keys:
-    """For each region (N,) one of another identity: half the way round among all, by identity."""
-    order = np.argsort(identities, kind="stable")
-    other = np.empty_like(order)
-    other[order] = np.roll(order, len(order) // 2)
-    return other
+    """The regions (N,) in an order by chance in which each meets one of another identity.
+
+    By region, not by identity: were all regions of a product given another product's captions, these would
+    still tell which regions belong together. Where one identity has half of the regions, some meet their own.
+    """
+    random = np.random.default_rng(0)
+    order = random.permutation(len(identities))
+    for _ in range(_ROUNDS):
+        alike = np.flatnonzero((identities[order] == identities) & (identities != NO_IDENTITY))
+        for place, partner in zip(alike, random.integers(len(order), size=len(alike)), strict=True):
+            order[[place, partner]] = order[[partner, place]]
+        if not len(alike):
+            break
+    return order
 
 
 def _file(folder: Path, source: str, part: str) -> Path:

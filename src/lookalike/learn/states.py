@@ -67,13 +67,13 @@ class Frozen:
     def _make(self, texts: Sequence[str], on_progress: Progress | None) -> None:
         arrays = self._folder / "states.f16"
         arrays.touch()
+        end = _words(self._places)
         with arrays.open("r+b") as out, (self._folder / "states.jsonl").open("a", encoding="utf-8") as lines:
             for start in range(0, len(texts), _AT_ONCE):
                 if on_progress:
                     on_progress(start, len(texts))
                 said = texts[start : start + _AT_ONCE]
                 states, mask = self._tower.states(said)
-                end = _words(self._places)
                 out.seek(end * states.shape[2] * 2)  # over what a crash left without its line
                 for text, row, words in zip(said, states, mask.sum(axis=1).tolist(), strict=True):
                     out.write(row[:words].astype(np.float16).tobytes())

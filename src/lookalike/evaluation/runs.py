@@ -12,6 +12,7 @@ way to say which gallery regions are right answers ("easy", "medium", "hard"); t
 from __future__ import annotations
 
 import json
+import math
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
@@ -216,3 +217,12 @@ def _system(record: dict[str, Any]) -> System:
             "precision_recall": tuple((r, p) for r, p in record["precision_recall"]),
         }
     )
+
+
+def finite(value: Any) -> Any:
+    """The same with lists for tuples and None for what is not finite."""
+    if isinstance(value, dict):
+        return {name: finite(part) for name, part in value.items()}
+    if isinstance(value, list | tuple):
+        return [finite(part) for part in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from lookalike.evaluation.intervals import Difference, Values, paired
-from lookalike.study.tables import finite
+from lookalike.evaluation.runs import finite
 
 BAR = 0.9  # of the gain
 GAINS = {

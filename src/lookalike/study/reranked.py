@@ -15,10 +15,10 @@ from lookalike.errors import BadInput
 from lookalike.evaluation import intervals
 from lookalike.evaluation.intervals import Interval, Values, holm, mean_interval, paired
 from lookalike.evaluation.posed import TRANSDUCTIVE
-from lookalike.evaluation.runs import Difference, Figure, Run, System, load_answers
+from lookalike.evaluation.runs import Difference, Figure, Run, System, finite, load_answers
 from lookalike.study.conducting import Section
 from lookalike.study.drawing import Chart, Series, chart
-from lookalike.study.tables import bounded, finite, grid
+from lookalike.study.tables import bounded, grid
 
 FLOORS = (8, 16)  # inliers from which a pair counts as verified
 _DRAWN = ("query-expansion", "dba", "k-reciprocal", "diffusion", "superglobal")

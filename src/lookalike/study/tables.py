@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from lookalike.errors import BadInput, unknown_name
 from lookalike.evaluation.intervals import Difference, Interval, Values, holm, mean_interval, paired
+from lookalike.evaluation.runs import finite
 from lookalike.study.results import Result, Results
 from lookalike.values import Floats
 
@@ -265,12 +266,3 @@ def grid(rows: Sequence[Mapping[str, str]]) -> str:
 def _marked(cells: Iterable[str]) -> str:
     """A row of a Markdown table."""
     return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
-
-
-def finite(value: Any) -> Any:
-    """The same with lists for tuples and None for what is not finite."""
-    if isinstance(value, dict):
-        return {name: finite(part) for name, part in value.items()}
-    if isinstance(value, list | tuple):
-        return [finite(part) for part in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value

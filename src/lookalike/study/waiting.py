@@ -11,7 +11,7 @@ import numpy as np
 
 from lookalike.datasets import Labelled, Side
 from lookalike.evaluation.intervals import paired
-from lookalike.evaluation.runs import write_whole
+from lookalike.evaluation.runs import finite, write_whole
 from lookalike.settings import open_encoder
 from lookalike.study import clocks
 from lookalike.study.captions import ORACLE
@@ -19,7 +19,7 @@ from lookalike.study.conducting import Found, Section
 from lookalike.study.drawing import Chart, Series, chart
 from lookalike.study.kept import points
 from lookalike.study.results import Results
-from lookalike.study.tables import Line, Table, figures_of, finite, grid
+from lookalike.study.tables import Line, Table, figures_of, grid
 from lookalike.study.ways import GALLERY, IMAGE, IMAGINED, MODEL, PALETTE, PULLED, TRAIN, Way, precisions
 
 PICTURES, QUICK_PICTURES = 100, 16  # whose times and calls are measured

@@ -13,7 +13,7 @@ from lookalike.evaluation.intervals import Difference as Paired
 from lookalike.evaluation.intervals import holm, paired
 from lookalike.evaluation.pages.page import Axis, p_value, percent, points, save_page
 from lookalike.evaluation.pages.strips import Case, Strips
-from lookalike.evaluation.runs import Answer, Difference, Run, System, load_answers
+from lookalike.evaluation.runs import Answer, Difference, Run, System, finite, load_answers
 
 _BELIEVED = 0.05  # p below which a difference is called real
 _SHOWN = 12  # flipped queries of each kind on the page
@@ -106,7 +106,7 @@ class Comparison:
             shown["folder"] = str(side.folder)
         for flip, shown in zip(self.flips, record["flips"], strict=True):
             shown["change"] = flip.change
-        told: dict[str, Any] = _without_nan({"verdicts": list(self.verdicts), **record})
+        told: dict[str, Any] = finite({"verdicts": list(self.verdicts), **record})
         return told
 
 
@@ -353,11 +353,3 @@ def _verdict(difference: Difference, queries: int) -> str:
 def _equals(p: float) -> str:
     shown = p_value(p)
     return shown if shown.startswith("<") else f"= {shown}"
-
-
-def _without_nan(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {name: _without_nan(part) for name, part in value.items()}
-    if isinstance(value, list | tuple):
-        return [_without_nan(part) for part in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value

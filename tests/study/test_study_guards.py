@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import pairwise
 from types import SimpleNamespace
 from typing import Any
 
@@ -227,9 +228,10 @@ def test_what_is_not_believed_is_as_without_captions(
     model: Adapted, material: Material, guarding: Guarding
 ) -> None:
     bare = described(model, material.queried, material.texts)
-    found, said = guarding.looked("caption", "half")
+    found, trust = guarding.looked("caption", "half")
     told, _ = guarding.looked("", "half")
-    kept = np.array([bool(text) for text in said])
+    kept = trust == 1
+    assert kept.tolist() == [bool(text) for text in guarding.believed("caption", "half")]
     np.testing.assert_allclose(found.identity[~kept], bare.identity[~kept], atol=1e-6)
     np.testing.assert_allclose(found.identity[kept], told.identity[kept], atol=1e-6)
     assert np.abs(told.identity - bare.identity).max() > 0.01
@@ -242,15 +244,28 @@ def test_a_caption_weighs_as_much_as_it_seems_right(
 ) -> None:
     bare = described(model, material.queried, material.texts)
     for name, is_right in (("annotation", True), ("wrong", False)):
-        told, said = guarding.looked("", name)
-        found, _ = guarding.looked("weight", name)
+        told, _ = guarding.looked("", name)
+        found, trust = guarding.looked("weight", name)
         moved = np.linalg.norm(found.identity - bare.identity, axis=1)
         whole = np.linalg.norm(told.identity - bare.identity, axis=1)
-        chance = guarding.tuned.chance(guarding.agreements(said))
+        chance = guarding.tuned.chance(guarding.agreements(material.one_each(name, "validation")))
+        assert np.array_equal(trust, chance)
         assert (chance.mean() > 0.8) if is_right else (chance.mean() < 0.2)
         assert (moved <= whole + 1e-6).all() and (moved.mean() > whole.mean() / 2) == is_right
         np.testing.assert_allclose(np.linalg.norm(found.identity, axis=1), 1, atol=1e-5)
         assert np.array_equal(found.language, bare.language)
+
+
+def test_a_caption_is_the_less_likely_the_more_of_its_source_is_wrong(guarding: Guarding) -> None:
+    agreements = np.linspace(-1, 1, 9, dtype=np.float32)
+    chances = [TUNED.chance(agreements, wrong) for wrong in (0.0, 0.1, 0.5, 0.9, 1.0)]
+    assert (chances[0] == 1).all() and (chances[-1] == 0).all()
+    assert all((more >= less).all() for more, less in pairwise(chances))
+    odds = [chance / (1 - chance) for chance in (TUNED.chance(np.zeros(1, np.float32), 0.2), TUNED.chance(
+        np.zeros(1, np.float32)))]  # fmt: skip
+    assert odds[0] / odds[1] == pytest.approx(4, rel=1e-4)  # Bayes: 0.8 to 0.2
+    _, trust = guarding.looked("chance", "wrong")
+    assert trust.max() < 0.2
 
 
 def test_an_unknown_guard_is_named(guarding: Guarding) -> None:

@@ -26,11 +26,12 @@ from lookalike.values import Floats, Progress, unit
 
 BARE = "bare"
 FREE = "contrast+box"  # the arm that is the best training without captions
+TRUE = "annotation"  # the caption source that is right
 TOLD = "all"  # the usual recipe, on the annotation's captions
 NO_CAPTIONS = ("itc=0", "caption_dropout=1")  # settings: neither a loss nor the fusion sees any
 VERIFIED = "verified"  # DELG's answers after geometric verification
 PARTS = ("identity", "language")  # of the descriptor: measured alone in "bare/identity", "bare/language"
-MIXES = (0.0, 0.25, 0.5, 1.0, 2.0)  # weights that a mixed view is tried with
+MIXES = (0.0, 0.25, 0.5, 1.0, 2.0, 4.0)  # weights that a mixed view is tried with
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,8 +39,10 @@ class View:
     """How a trained model is looked at: whose captions the regions of each side are given, "" for none.
 
     The sources are those of `material`; `guard` is one of `guards.GUARDS`, "" for none. `mixed` adds the
-    caption's embedding to each language part, with the weight of `MIXES` that is best on the tuning part;
-    where no caption is read it is the one imagined from the picture, if the model was trained to.
+    caption's embedding to each language part, with the weight of `MIXES` that is best on the tuning part,
+    times how far the guard believes the caption; where no caption is read it is the one imagined from the
+    picture, if the model was trained to. With a guard the weight is the one for the annotation's captions,
+    which a model can be shipped with: what a catalogue's captions are like is then unknown.
     """
 
     gallery: str = ""
@@ -226,7 +229,9 @@ class Looking:
         return measured(self._source, *rows)
 
     def mix(self, view: View) -> float:
-        """The best of `MIXES` for a view here, the smallest of equals."""
+        """The best of `MIXES` for a view here, the smallest of equals; for a guarded one see `View`."""
+        if view.guard:
+            view = View(TRUE if view.gallery else "", TRUE if view.queries else "", mixed=True)
         return max(MIXES, key=lambda mix: float(np.nanmean(self.measure(view, mix).ap)))
 
     def _rows(self, source: str, guard: str, place: str, mix: float) -> Floats:
@@ -237,13 +242,13 @@ class Looking:
         return found.descriptors(self._model.language)
 
     def _described(self, source: str, guard: str, place: str) -> tuple[Described, Floats]:
-        """All regions with a source's captions, and embeddings (N, E) of these; where none is, see `View`."""
+        """All regions with a source's captions, and what is mixed in (N, E); where none is, see `View`."""
         if not source:
             return self._bare, self._imagined
         if (source, guard, place) not in self._made:
-            found, said = self._guarding.looked(guard, source, place)
-            there = np.array([bool(text) for text in said])
-            self._made[source, guard, place] = found, np.where(there[:, None], found.text, self._imagined)
+            found, trust = self._guarding.looked(guard, source, place)
+            told = trust[:, None] * found.text
+            self._made[source, guard, place] = found, np.where(trust[:, None] > 0, told, self._imagined)
         return self._made[source, guard, place]
 
 

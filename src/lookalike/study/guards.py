@@ -7,7 +7,11 @@ The list, fixed before anything was measured:
     "caption"  the whole caption, by its agreement; a disbelieved one becomes the empty one
     "source"   the same, and besides the source as a whole: where more of its captions seem to be wrong than
                captions can bear and still pay, none is believed
-    "weight"   every caption, its effect scaled by the chance that it is right
+    "weight"   every caption, its effect scaled by the chance that it is right, where one in two is
+
+and one that trials on the tuning part suggested:
+
+    "chance"   the same, where as many are right as its source seems to have right
 
 Agreement is the cosine of language part and text embedding. What it means is found out on the tuning part,
 with the annotation's captions and with those of another identity (`Tuned`). Of the searched part a guard
@@ -31,7 +35,8 @@ from lookalike.learn.sources import Source
 from lookalike.study.material import Material, others
 from lookalike.values import Claim, Floats, unit
 
-GUARDS = ("", "claims", "caption", "source", "weight")
+GUARDS = ("", "claims", "caption", "source", "weight", "chance")
+WEIGHING = ("weight", "chance")  # of the guards: they scale what a caption does
 PLACES = ("gallery", "queries")
 RATES = (0.0, 0.1, 0.25, 0.5, 0.75, 1.0)  # of wrong captions: what is tried on the tuning part
 _KEPT = 0.95  # of right captions: believed
@@ -59,17 +64,20 @@ class Tuned:
         found = (self.right - float(agreements.mean())) / (self.right - self.wrong)
         return min(1.0, max(0.0, found))
 
-    def chance(self, agreements: Floats) -> Floats:
-        """That each caption is right (N,), 0 to 1, where one in two is.
+    def chance(self, agreements: Floats, wrong: float = 0.5) -> Floats:
+        """That each caption is right (N,), 0 to 1, where a share `wrong` of them is not.
 
         Both kinds are taken as normal with one deviation, which makes it a logistic curve.
         """
-        if self.right <= self.wrong:
+        if self.right <= self.wrong or wrong >= 1:
             return np.zeros_like(agreements)
+        if wrong <= 0:
+            return np.ones_like(agreements)
         steep = (self.right - self.wrong) / max(self.deviation, 1e-6) ** 2
         middle = (self.right + self.wrong) / 2
+        odds = steep * (agreements - middle) + np.log((1 - wrong) / wrong)
         # 1 / (1 + exp(-x)), without its overflow
-        return np.asarray((1 + np.tanh(steep * (agreements - middle) / 2)) / 2, np.float32)
+        return np.asarray((1 + np.tanh(odds / 2)) / 2, np.float32)
 
 
 class Guarding:
@@ -89,17 +97,23 @@ class Guarding:
     def tuned(self) -> Tuned:
         return tuned(self._model, self._material)
 
-    def looked(self, guard: str, source: str, place: str = "gallery") -> tuple[Described, list[str]]:
-        """The part's regions with a source's captions as far as they are believed, and these (N,)."""
+    def looked(self, guard: str, source: str, place: str = "gallery") -> tuple[Described, Floats]:
+        """The part's regions with a source's captions as far as they are believed, and how far that is.
+
+        Described, and trust (N,), 0 to 1.
+        """
         said = self.believed(guard, source, place)
-        if not any(said):
-            return self._bare, said
+        trust = np.array([bool(caption) for caption in said], np.float32)
+        if not trust.any():
+            return self._bare, trust
         found = described(self._model, self._material.parts[self._part], self._material.texts, said)
-        if guard == "weight":  # the language part comes from the picture alone
-            chance = self.tuned.chance(self.agreements(said))[:, None]
+        if guard in WEIGHING:  # the language part comes from the picture alone
+            wrong = self.share(source) if guard == "chance" else 0.5
+            trust *= self.tuned.chance(self.agreements(said), wrong)
+            chance = trust[:, None]
             mixed = unit(chance * found.identity + (1 - chance) * self._bare.identity)
             found = replace(found, identity=mixed)
-        return found, said
+        return found, trust
 
     def believed(self, guard: str, source: str, place: str = "gallery") -> list[str]:
         """A source's captions of the part's regions (N,), "" where they are not believed.
@@ -110,7 +124,7 @@ class Guarding:
         if guard not in GUARDS:
             raise unknown_name("guard", guard, GUARDS)
         said = self._material.one_each(source, self._part)
-        if guard in ("", "weight"):
+        if guard in ("", *WEIGHING):
             return said
         if guard == "claims":
             return self._by_claim(said)

@@ -8,7 +8,7 @@ from typing import Any
 
 from lookalike.learn.saved import load
 from lookalike.learn.scoring import described
-from lookalike.study.arms import FREE, NO_CAPTIONS, TOLD, Arm, View
+from lookalike.study.arms import FREE, NO_CAPTIONS, TOLD, TRUE, Arm, View
 from lookalike.study.conducting import Found, Plan, Section
 from lookalike.study.drawing import Chart, Series, chart
 from lookalike.study.guards import RATES, Guarding
@@ -32,19 +32,20 @@ _SEEDS = 3
 
 @dataclass(frozen=True, slots=True)
 class Way:
-    """One way to take captions: whether pixels check their claims, and which guard follows."""
+    """One way to take captions: whether pixels check their claims, which guard follows, how they are used."""
 
     label: str
     guard: str = ""
     checked: bool = True
+    mixed: bool = False
 
     def view(self, place: str, rate: float) -> View:
         """In the gallery alone, or at the query with right captions in the gallery."""
         suffix = "" if self.checked else " unchecked"
         told = f"oracle-{rate:g}{suffix}"
         if place == "gallery":
-            return View(gallery=told, guard=self.guard)
-        return View(gallery=f"oracle-0{suffix}", queries=told, guard=self.guard)
+            return View(gallery=told, guard=self.guard, mixed=self.mixed)
+        return View(gallery=f"oracle-0{suffix}", queries=told, guard=self.guard, mixed=self.mixed)
 
 
 NONE, SOURCE = Way("no guard", checked=False), Way("source", "source")
@@ -55,10 +56,17 @@ WAYS = (
     Way("caption", "caption"),
     SOURCE,
     Way("weight", "weight"),
+    Way("chance", "chance"),
+    Way("chance, mixed in", "chance", mixed=True),
 )
+DRAWN = [way for way in WAYS if way.guard not in ("claims", "weight")]  # more lines would hide one another
 PLACES: Mapping[str, str] = {
     "gallery": "In the gallery, asked with bare pictures",
     "query": "At the query, the gallery's captions right",
+}
+TRUE_MIXED = {  # what the weights of what is mixed in come from
+    "gallery": View(gallery=TRUE, mixed=True),
+    "query": View(gallery=TRUE, queries=TRUE, mixed=True),
 }
 
 
@@ -66,7 +74,7 @@ def arms(plan: Plan) -> list[Arm]:
     rates = _rates(plan)
     made = [
         Arm(FREE, plan.recipe(*NO_CAPTIONS), seeds=_SEEDS),
-        Arm(TOLD, plan.recipe(), views=_views(WAYS, rates), seeds=_SEEDS),
+        Arm(TOLD, plan.recipe(), views=(*_views(WAYS, rates), *TRUE_MIXED.values()), seeds=_SEEDS),
     ]
     for rate in rates:
         source = f"oracle-{rate:g}"
@@ -98,8 +106,10 @@ def sections(found: Found) -> list[Section]:
         _chosen_section(found, rates),
     ]
     for place, title in PLACES.items():
-        table = Table(place, title, _rows({TOLD: "all"}, WAYS, place, rates), margin=MARGIN)
-        drawn = _drawn(title, found.results, {way.label: (TOLD, way) for way in WAYS}, place, rates)
+        rows = _rows({TOLD: "all"}, WAYS, place, rates)
+        rows.append(Row("all, the annotation's mixed in", TOLD, TRUE_MIXED[place].name, IMAGE))
+        table = Table(place, title, rows, margin=MARGIN)
+        drawn = _drawn(title, found.results, {way.label: (TOLD, way) for way in DRAWN}, place, rates)
         swapped = {f"wrong-{share:g}": f"trained with {share:.0%} swapped" for share in WRONG}
         rows = _rows(swapped, (NONE, SOURCE), place, rates)
         again = Table(f"{place}, trained with swaps", f"{title}: trained with swaps", rows, margin=MARGIN)

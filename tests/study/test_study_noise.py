@@ -62,14 +62,15 @@ def test_each_arm_is_one_way_to_train_and_the_same_as_in_other_studies() -> None
 
 def test_models_are_looked_at_with_each_rate_place_and_guard() -> None:
     views = ARMS["all"].views
-    assert len({view.name for view in views}) == len(views) == 2 * 8 * len(RATES) + 2
+    assert len({view.name for view in views}) == len(views) == 2 * 10 * len(RATES)
     assert {view.guard for view in views} == set(GUARDS)
-    told = [view for view in views if view.gallery != "annotation"]
-    assert {view.guard for view in told if view.mixed} == {"chance"}
-    for view in told:
+    assert {(view.guard, view.mixed) for view in views if view.mixed} == {
+        ("", "too"), ("chance", "too"), ("chance", "alone")
+    }  # fmt: skip
+    for view in views:
         assert view.queries == "" or view.gallery.split()[0] == "oracle-0"
         assert view.guard == "" or "unchecked" not in view.gallery + view.queries
-    galleries = {view.gallery for view in told if not view.queries}
+    galleries = {view.gallery for view in views if not view.queries}
     assert galleries == {f"oracle-{rate:g}{more}" for rate in RATES for more in ("", " unchecked")}
     for share in (0.25, 0.5):
         assert set(ARMS[f"wrong-{share:g}"].views) < set(views)

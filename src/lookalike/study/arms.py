@@ -6,7 +6,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -26,36 +26,32 @@ from lookalike.values import Floats, Progress, unit
 
 BARE = "bare"
 FREE = "contrast+box"  # the arm that is the best training without captions
-TRUE = "annotation"  # the caption source that is right
 TOLD = "all"  # the usual recipe, on the annotation's captions
 NO_CAPTIONS = ("itc=0", "caption_dropout=1")  # settings: neither a loss nor the fusion sees any
 VERIFIED = "verified"  # DELG's answers after geometric verification
 PARTS = ("identity", "language")  # of the descriptor: measured alone in "bare/identity", "bare/language"
-MIXES = (0.0, 0.25, 0.5, 1.0, 2.0, 4.0)  # weights that a mixed view is tried with
 
 
 @dataclass(frozen=True, slots=True)
 class View:
     """How a trained model is looked at: whose captions the regions of each side are given, "" for none.
 
-    The sources are those of `material`; `guard` is one of `guards.GUARDS`, "" for none. `mixed` adds the
-    caption's embedding to each language part, with the weight of `MIXES` that is best on the tuning part,
-    times how far the guard believes the caption; where no caption is read it is the one imagined from the
-    picture, if the model was trained to. With a guard the weight is the one for the annotation's captions,
-    which a model can be shipped with: what a catalogue's captions are like is then unknown.
+    The sources are those of `material`; `guard` is one of `guards.GUARDS`, "" for none. A caption goes
+    through the fusion into the identity part. `mixed` says whether its embedding is "too" added to the
+    language part, both of length 1, or "alone", without the fusion; times how far the guard believes the
+    caption. Where none is read that is the one imagined from the picture, if the model was trained to.
     """
 
     gallery: str = ""
     queries: str = ""
     guard: str = ""
-    mixed: bool = False
+    mixed: Literal["", "too", "alone"] = ""
 
     @property
     def name(self) -> str:
-        """ "bare", "gallery palette, queries palette, guard source", "gallery palette, mixed", …"""
-        told = {"gallery": self.gallery, "queries": self.queries, "guard": self.guard}
-        words = [f"{what} {named}" for what, named in told.items() if named]
-        return ", ".join([*words, *(["mixed"] if self.mixed else [])]) or BARE
+        """ "bare", "gallery palette, queries palette, guard source", "gallery palette, mixed too", …"""
+        told = asdict(self)
+        return ", ".join(f"{what} {named}" for what, named in told.items() if named) or BARE
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,9 +137,7 @@ def _adapted(
     measures = dict(kept.measures) if kept else looking.parts()
     for name, view in wanted.items():
         if name not in measures:
-            mix = tuning.mix(view) if view.mixed else 0.0
-            measures[name] = looking.measure(view, mix)
-            facts |= {f"mix: {name}": mix} if view.mixed else {}
+            measures[name] = looking.measure(view)
     return Result(
         arm.name, seed, about["steps"], about["seconds"], saved.about["recipe"],
         kept.about if kept else {"identities": about["identities"], "regions": about["regions"]},
@@ -222,23 +216,19 @@ class Looking:
             found[f"{BARE}/{part}"] = measured(self._source, rows, rows)
         return found
 
-    def measure(self, view: View, mix: float = 0.0) -> Measure:
-        """By what a view compares; `mix` is the weight of the captions' embeddings in the language parts."""
+    def measure(self, view: View) -> Measure:
+        """By what a view compares."""
         sides = {"queries": view.queries, "gallery": view.gallery}
-        rows = (self._rows(source, view.guard, place, mix) for place, source in sides.items())
+        rows = (self._rows(source, view, place) for place, source in sides.items())
         return measured(self._source, *rows)
 
-    def mix(self, view: View) -> float:
-        """The best of `MIXES` for a view here, the smallest of equals; for a guarded one see `View`."""
-        if view.guard:
-            view = View(TRUE if view.gallery else "", TRUE if view.queries else "", mixed=True)
-        return max(MIXES, key=lambda mix: float(np.nanmean(self.measure(view, mix).ap)))
-
-    def _rows(self, source: str, guard: str, place: str, mix: float) -> Floats:
+    def _rows(self, source: str, view: View, place: str) -> Floats:
         """Descriptors (N, D) of all regions, with the captions of a source."""
-        found, said = self._described(source, guard, place if guard else "")
-        if mix:
-            found = replace(found, language=unit(found.language + mix * said))
+        found, said = self._described(source, view.guard, place if view.guard else "")
+        if view.mixed:
+            found = replace(found, language=unit(found.language + said))
+        if view.mixed == "alone":
+            found = replace(found, identity=self._bare.identity)
         return found.descriptors(self._model.language)
 
     def _described(self, source: str, guard: str, place: str) -> tuple[Described, Floats]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Literal
 
 from lookalike.study.arms import FREE, NO_CAPTIONS, TOLD, Arm, View
 from lookalike.study.conducting import Found, Plan, Section
@@ -22,6 +23,7 @@ SOURCES = {
     ORACLE: "a stand-in model's, a tenth wrong",
     "palette": "palette's",
 }
+MIXED: tuple[Literal["too", "alone"], ...] = ("too", "alone")
 COUNTS = (100, 200, 400)  # training identities; all there are come from the other arms
 MANY = 3000
 PICTURES = (2, 3)  # of each identity
@@ -32,7 +34,7 @@ def arms(plan: Plan) -> list[Arm]:
     usual = plan.recipe()
     told = [View(gallery=source) for source in SOURCES]
     told += [View(gallery=source, queries=source) for source in (*SOURCES, "shuffled")]
-    told += [replace(view, mixed=True) for view in told]
+    told += [replace(view, mixed=how) for how in MIXED for view in told]
     made = [
         Arm("arcface", plan.recipe("contrast=0", "box=0", *NO_CAPTIONS), seeds=seeds),
         Arm(FREE, plan.recipe(*NO_CAPTIONS), seeds=seeds),
@@ -92,10 +94,11 @@ def sections(found: Found) -> list[Section]:
     regimes.append(Row("train+gallery+query: another's (control)", TOLD, wrong.name, bare))
     mixed = [Row(bare, FREE)]
     for source, named in {**SOURCES, "shuffled": "another's (control)"}.items():
-        for view in (View(gallery=source, mixed=True), View(gallery=source, queries=source, mixed=True)):
+        for view in (View(gallery=source), View(gallery=source, queries=source)):
             if view.queries or source != "shuffled":
                 regime = "train+gallery+query" if view.queries else "train+gallery"
-                mixed.append(Row(f"{regime}: {named}", TOLD, view.name, bare))
+                label = f"{regime}: {named}"
+                mixed += [Row(f"{label}, {how}", TOLD, replace(view, mixed=how).name, bare) for how in MIXED]
     tables = [
         Table("training", "Captions in training alone; queries and gallery are bare pictures", training),
         Table("regimes", "Captions in training, gallery and query", regimes),
@@ -103,8 +106,9 @@ def sections(found: Found) -> list[Section]:
             "mixed",
             "The same, captions' embeddings added to language parts",
             mixed,
-            "The fusion reads captions as before; besides, what the text tower makes of a caption is "
-            "added to the picture's language part, with a weight chosen on other products.",
+            "What the text tower makes of a caption is added to the picture's language part, both of "
+            "length 1 (that weight was chosen on other products). Too: the fusion reads the caption as "
+            "before; alone: the identity part comes from the picture.",
         ),
     ]
     everything = found.plan.trained

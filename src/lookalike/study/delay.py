@@ -42,19 +42,11 @@ def arms(plan: Plan) -> list[Arm]:
 
 def sections(found: Found) -> list[Section]:
     table = _table()
-    mixes = {
-        f"{run.arm}-{run.seed}, {fact}": value
-        for arm in SETTINGS
-        for run in found.results.of(arm)
-        for fact, value in run.facts.items()
-        if fact.startswith("mix")
-    }
     return [
         Section(
             "With and without a caption at the query",
             tables=[table],
             drawings={"ways.svg": _dots(found.results, table)},
-            record=mixes,
         ),
         _kept(found.results),
         *([waiting(found, table)] if found.dataset.synthetic else []),  # a drawn model is asked
@@ -68,7 +60,8 @@ def _table() -> Table:
     note = (
         "train: captions in training alone; gallery: in the gallery's descriptors too. Imagined: to the "
         "query's language part the caption's embedding is added as it is guessed from the picture, to the "
-        "gallery's that of its caption; the weight is chosen on other products."
+        "gallery's that of its caption. Mixed too: captions' embeddings are added to both sides' language "
+        "parts."
     )
     return Table("ways", "Ways to search with one picture", rows, note)
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import Any
+from typing import Any, Literal
 
 from lookalike.learn.saved import load
 from lookalike.learn.scoring import described
-from lookalike.study.arms import FREE, NO_CAPTIONS, TOLD, TRUE, Arm, View
+from lookalike.study.arms import FREE, NO_CAPTIONS, TOLD, Arm, View
 from lookalike.study.conducting import Found, Plan, Section
 from lookalike.study.drawing import Chart, Series, chart
 from lookalike.study.guards import RATES, Guarding
@@ -37,7 +37,7 @@ class Way:
     label: str
     guard: str = ""
     checked: bool = True
-    mixed: bool = False
+    mixed: Literal["", "too", "alone"] = ""
 
     def view(self, place: str, rate: float) -> View:
         """In the gallery alone, or at the query with right captions in the gallery."""
@@ -57,16 +57,15 @@ WAYS = (
     SOURCE,
     Way("weight", "weight"),
     Way("chance", "chance"),
-    Way("chance, mixed in", "chance", mixed=True),
+    Way("no guard, mixed too", checked=False, mixed="too"),
+    Way("chance, mixed too", "chance", mixed="too"),
+    Way("chance, mixed alone", "chance", mixed="alone"),
 )
-DRAWN = [way for way in WAYS if way.guard not in ("claims", "weight")]  # more lines would hide one another
+_HIDDEN = ("pixels alone", "claims", "caption", "weight")  # more lines would hide one another
+DRAWN = [way for way in WAYS if way.label not in _HIDDEN]
 PLACES: Mapping[str, str] = {
     "gallery": "In the gallery, asked with bare pictures",
     "query": "At the query, the gallery's captions right",
-}
-TRUE_MIXED = {  # what the weights of what is mixed in come from
-    "gallery": View(gallery=TRUE, mixed=True),
-    "query": View(gallery=TRUE, queries=TRUE, mixed=True),
 }
 
 
@@ -74,7 +73,7 @@ def arms(plan: Plan) -> list[Arm]:
     rates = _rates(plan)
     made = [
         Arm(FREE, plan.recipe(*NO_CAPTIONS), seeds=_SEEDS),
-        Arm(TOLD, plan.recipe(), views=(*_views(WAYS, rates), *TRUE_MIXED.values()), seeds=_SEEDS),
+        Arm(TOLD, plan.recipe(), views=_views(WAYS, rates), seeds=_SEEDS),
     ]
     for rate in rates:
         source = f"oracle-{rate:g}"
@@ -106,9 +105,7 @@ def sections(found: Found) -> list[Section]:
         _chosen_section(found, rates),
     ]
     for place, title in PLACES.items():
-        rows = _rows({TOLD: "all"}, WAYS, place, rates)
-        rows.append(Row("all, the annotation's mixed in", TOLD, TRUE_MIXED[place].name, IMAGE))
-        table = Table(place, title, rows, margin=MARGIN)
+        table = Table(place, title, _rows({TOLD: "all"}, WAYS, place, rates), margin=MARGIN)
         drawn = _drawn(title, found.results, {way.label: (TOLD, way) for way in DRAWN}, place, rates)
         swapped = {f"wrong-{share:g}": f"trained with {share:.0%} swapped" for share in WRONG}
         rows = _rows(swapped, (NONE, SOURCE), place, rates)

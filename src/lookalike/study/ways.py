@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 
@@ -22,36 +23,41 @@ class Way:
     view: View
 
 
-def both(source: str, mixed: bool = False) -> View:
+def both(source: str, mixed: Literal["", "too", "alone"] = "") -> View:
     """With captions of a source in the gallery and at the query."""
     return View(gallery=source, queries=source, mixed=mixed)
 
 
-_BARE, _TOLD, _MIXED = View(), View(gallery=ORACLE), View(gallery=ORACLE, mixed=True)
+_BARE, _TOLD, _MIXED = View(), View(gallery=ORACLE), View(gallery=ORACLE, mixed="too")
 IMAGE = Way("image: no captions anywhere", FREE, _BARE)
 TRAIN = Way("train", TOLD, _BARE)
 MODEL = Way("query captions: a model's, a tenth wrong", TOLD, both(ORACLE))
 PALETTE = Way("query captions: palette's", TOLD, both("palette"))
+MIXED = Way("query captions: the model's, mixed too", TOLD, both(ORACLE, "too"))
 GALLERY = Way("train+gallery", TOLD, _TOLD)
+GALLERY_MIXED = Way("train+gallery, mixed too", TOLD, _MIXED)
 PULLED = Way("pull at 3, gallery", "all-pull-3", _TOLD)
 IMAGINED = Way("caption imagined, gallery", "all-imagine-1", _MIXED)
 WITHOUT = (  # a caption at the query
     TRAIN,
     GALLERY,
+    GALLERY_MIXED,
     Way("pull at 1", "all-pull-1", _BARE),
     Way("pull at 1, gallery", "all-pull-1", _TOLD),
     Way("pull at 3", "all-pull-3", _BARE),
     PULLED,
     Way("pull at 3, a quarter wrong in training", "all-pull-3-wrong-0.25", _BARE),
     Way("pull at 3, a quarter wrong in training, gallery", "all-pull-3-wrong-0.25", _TOLD),
-    Way("caption imagined", "all-imagine-1", View(mixed=True)),
+    Way("caption imagined", "all-imagine-1", View(mixed="too")),
     IMAGINED,
     Way("pull at 3, caption imagined, gallery", "all-pull-3-imagine-1", _MIXED),
 )
 ASKING = (
     PALETTE,
     MODEL,
-    Way("query captions: the model's, their embeddings mixed in", "all-imagine-1", both(ORACLE, True)),
+    MIXED,
+    Way("query captions: the model's, mixed alone", TOLD, both(ORACLE, "alone")),
+    Way("query captions: palette's, mixed too", TOLD, both("palette", "too")),
     Way("query captions: the annotation's (true)", TOLD, both("annotation")),
 )
 OWN_ARM = f"all-{ORACLE}"

@@ -149,7 +149,7 @@ def test_compact_is_given_what_training_gave_it(labelled: Dataset, tmp_path: Pat
 
 
 def test_descriptors_are_the_models(exported: AdaptedEncoder) -> None:
-    """Each region by itself, through the model's own methods, and in the light of its caption."""
+    """Each region by itself, through the model's own methods, with its caption in both parts."""
     saved = unguarded(x2vlm_model())
     encoder = AdaptedEncoder(in_torch(saved))
     found = regions()
@@ -161,7 +161,13 @@ def test_descriptors_are_the_models(exported: AdaptedEncoder) -> None:
         with torch.inference_mode():
             image = saved.model.vlm.vision(torch.from_numpy(branches.given("tokens", "pixels")))
             weight = torch.from_numpy(branches.given("image", "region"))
-            (due,) = saved.model(Towers(image, weight, saved.model.vlm.text(ids, mask), mask)).numpy()
+            text, seen = saved.model.vlm.text(ids, mask), saved.model.region(image, weight)
+            language = saved.model.language_part(seen)
+            if caption not in ("", "!?"):
+                language = torch.nn.functional.normalize(
+                    language + saved.model.vlm.text_embedding(text), dim=1
+                )
+            (due,) = saved.model.joined(saved.model.identity_part(seen, text, mask), language).numpy()
         np.testing.assert_allclose(rows[place], due, atol=1e-5)
     np.testing.assert_allclose(np.linalg.norm(rows, axis=1), 1, atol=1e-5)
     np.testing.assert_allclose(exported.pictures(found, CAPTIONS), rows, atol=1e-4)

@@ -78,6 +78,8 @@ class AdaptedEncoder:
     of its regions from the cells that show it, which costs less and finds less. `compact` reads words with
     MiniLM, which is asked for by the first words. `threads` is for its frozen networks.
 
+    A caption takes part in the identity part through the fusion, and in the language part by its embedding.
+
     `guard` is the agreement that a sentence needs to be believed, None where the model has none: then all
     are.
 
@@ -99,7 +101,7 @@ class AdaptedEncoder:
         self.captioned = facts.texts
         recipe = [
             facts.fingerprint, f"{facts.weight:g}", *self._towers.fingerprints.values(), self._towers.recipe,
-            "by mask" if by_mask else "own pixels",
+            "by mask" if by_mask else "own pixels", "captions in both parts",
             *([] if self.guard is None else [f"sentences from {self.guard}"]),
         ]  # fmt: skip
         self.fingerprint = hashlib.sha256("; ".join(recipe).encode()).hexdigest()[:16]
@@ -108,7 +110,7 @@ class AdaptedEncoder:
         """(N,) regions -> (N, D), unit rows; each in the light of what is `believed` of its caption."""
         rows = np.empty((len(regions), self.dim), np.float32)
         for places, tokens, region in self._seen(regions):
-            said = [captions[place] if captions else "" for place in places]
+            said = [_words_of(captions[place]) if captions else "" for place in places]
             bare = np.array([not text or self.guard is not None for text in said])
             if bare.any():
                 rows[places[bare]] = self._branches.run("image", tokens=tokens[bare], region=region[bare])
@@ -116,9 +118,12 @@ class AdaptedEncoder:
             told = np.array([bool(text) for text in said])
             if told.any():
                 states, words = self._towers.read([text for text in said if text])
-                rows[places[told]] = self._branches.run(
+                fused = self._branches.run(
                     "fused", tokens=tokens[told], region=region[told], states=states, words=words
                 )
+                if self._branches.facts.texts:
+                    fused = self._told(fused, self._branches.run("text", states=states))
+                rows[places[told]] = fused
         return rows
 
     def believed(self, regions: Sequence[Region], captions: Sequence[str]) -> list[str]:
@@ -204,6 +209,17 @@ class AdaptedEncoder:
         said = self.texts(captions)
         assert said is not None
         return np.asarray((unit(bare[:, identity:]) * said[:, identity:]).sum(axis=1))
+
+    def _told(self, rows: Floats, said: Floats) -> Floats:
+        """Descriptors (N, D) whose language part is that of their caption, too, by its embedding (N, D).
+
+        Both weigh the same: docs/study.md. The language part keeps its share of the whole.
+        """
+        identity = self._branches.facts.identity
+        language = rows[:, identity:]
+        share = np.linalg.norm(language, axis=1, keepdims=True)
+        mixed = share * unit(unit(language) + said[:, identity:])
+        return np.concatenate([rows[:, :identity], mixed], axis=1)
 
     def _ask_for(self, what: Literal["texts", "boxes", "matches"]) -> None:
         if not getattr(self._branches.facts, what):
@@ -326,6 +342,11 @@ class _Own:
     @cached_property
     def _words(self) -> Words:
         return Words()
+
+
+def _words_of(caption: str) -> str:
+    """A caption, "" for one without a word in it."""
+    return caption if any(map(str.isalnum, caption)) else ""
 
 
 def _in_picture(region: Region) -> Box:

@@ -24,6 +24,7 @@ from adapted_models import CONFIG, compact_model, states, x2vlm_model  # noqa: E
 from lookalike import images, settings  # noqa: E402
 from lookalike.datasets import Dataset, Labelled, Side  # noqa: E402
 from lookalike.encoders import AdaptedEncoder, EfficientNet, OnnxBranches  # noqa: E402
+from lookalike.encoders.adapted import SHARE  # noqa: E402
 from lookalike.errors import BadInput, LookalikeError, MissingExtra, WeightsError, WrongEncoder  # noqa: E402
 from lookalike.learn.branches import TorchBranches  # noqa: E402
 from lookalike.learn.export import export  # noqa: E402
@@ -165,7 +166,7 @@ def test_descriptors_are_the_models(exported: AdaptedEncoder) -> None:
             language = saved.model.language_part(seen)
             if caption not in ("", "!?"):
                 language = torch.nn.functional.normalize(
-                    language + saved.model.vlm.text_embedding(text), dim=1
+                    language + SHARE * saved.model.vlm.text_embedding(text), dim=1
                 )
             (due,) = saved.model.joined(saved.model.identity_part(seen, text, mask), language).numpy()
         np.testing.assert_allclose(rows[place], due, atol=1e-5)

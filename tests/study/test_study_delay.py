@@ -97,9 +97,9 @@ def test_embeddings_are_mixed_into_language_parts(monkeypatch: pytest.MonkeyPatc
             f"lookalike.study.{module}.described", lambda *given: bare if len(given) == 3 else told
         )
     looking = Looking(SimpleNamespace(language=0.7), material, "tuning", imagines=True)  # type: ignore[arg-type]
-    asking = unit(np.hstack([bare.identity, 0.7 * unit(bare.language + bare.imagined)]))
+    asking = unit(np.hstack([bare.identity, 0.7 * unit(bare.language + 0.5 * bare.imagined)]))
     words = np.array([told.text[n] if text else told.imagined[n] for n, text in enumerate(said)])
-    language = 0.7 * unit(told.language + words)
+    language = 0.7 * unit(told.language + 0.5 * words)
     for how, identity in (("too", told.identity), ("alone", bare.identity)):
         searched = unit(np.hstack([identity, language]))
         due = [ranks.average_precision() for ranks in ranked(source, asking, searched)]  # type: ignore[arg-type]

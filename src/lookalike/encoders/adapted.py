@@ -24,6 +24,7 @@ from lookalike.values import Box, Floats, Keys, Maps, Picture, Pixels, Region, u
 from lookalike.words import Words, sentences
 
 TEXTS = 32  # per forward pass: bounds the memory
+SHARE = 0.5  # of a caption's embedding to one of the picture's language part; chosen on products held out
 
 
 @dataclass(frozen=True, slots=True)
@@ -211,14 +212,14 @@ class AdaptedEncoder:
         return np.asarray((unit(bare[:, identity:]) * said[:, identity:]).sum(axis=1))
 
     def _told(self, rows: Floats, said: Floats) -> Floats:
-        """Descriptors (N, D) whose language part is that of their caption, too, by its embedding (N, D).
+        """Descriptors (N, D) with `SHARE` of their captions' embeddings (N, D) added to the language parts.
 
-        Both weigh the same: docs/study.md. The language part keeps its share of the whole.
+        These keep their weight in the whole.
         """
         identity = self._branches.facts.identity
         language = rows[:, identity:]
-        share = np.linalg.norm(language, axis=1, keepdims=True)
-        mixed = share * unit(unit(language) + said[:, identity:])
+        weight = np.linalg.norm(language, axis=1, keepdims=True)
+        mixed = weight * unit(unit(language) + SHARE * said[:, identity:])
         return np.concatenate([rows[:, :identity], mixed], axis=1)
 
     def _ask_for(self, what: Literal["texts", "boxes", "matches"]) -> None:

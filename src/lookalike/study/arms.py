@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from lookalike.encoders.adapted import SHARE
 from lookalike.errors import BadInput
 from lookalike.learn.models.adapted import Adapted
 from lookalike.learn.recipes import Recipe
@@ -38,8 +39,9 @@ class View:
 
     The sources are those of `material`; `guard` is one of `guards.GUARDS`, "" for none. A caption goes
     through the fusion into the identity part. `mixed` says whether its embedding is "too" added to the
-    language part, both of length 1, or "alone", without the fusion; times how far the guard believes the
-    caption. Where none is read that is the one imagined from the picture, if the model was trained to.
+    language part, `SHARE` of it to one of that, or "alone", without the fusion; times how far the guard
+    believes the caption. Where none is read that is the one imagined from the picture, if the model was
+    trained to.
     """
 
     gallery: str = ""
@@ -226,7 +228,7 @@ class Looking:
         """Descriptors (N, D) of all regions, with the captions of a source."""
         found, said = self._described(source, view.guard, place if view.guard else "")
         if view.mixed:
-            found = replace(found, language=unit(found.language + said))
+            found = replace(found, language=unit(found.language + SHARE * said))
         if view.mixed == "alone":
             found = replace(found, identity=self._bare.identity)
         return found.descriptors(self._model.language)

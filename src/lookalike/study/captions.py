@@ -106,9 +106,9 @@ def sections(found: Found) -> list[Section]:
             "mixed",
             "The same, captions' embeddings added to language parts",
             mixed,
-            "What the text tower makes of a caption is added to the picture's language part, both of "
-            "length 1 (that weight was chosen on other products). Too: the fusion reads the caption as "
-            "before; alone: the identity part comes from the picture.",
+            "Half of what the text tower makes of a caption is added to the picture's language part (that "
+            "weight was chosen on other products). Too: the fusion reads the caption as before; alone: the "
+            "identity part comes from the picture.",
         ),
     ]
     everything = found.plan.trained

@@ -1,6 +1,6 @@
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -332,3 +332,25 @@ def test_wrong_questions_are_one_clear_line(clothes: Catalogue, tmp_path: Path) 
     with pytest.raises(CatalogueError, match="no catalogue"):
         lookalike.open(tmp_path / "typo", create=False)
     assert not (tmp_path / "typo").exists()
+
+
+def test_among_one_item_the_closest_region_counts(
+    tmp_path: Path, open_shop: Callable[..., Catalogue]
+) -> None:
+    """No item stands out from itself: the region that is most like it was meant."""
+    save(tmp_path / "one" / "item" / "a.png", 7)
+    catalogue = open_shop(query_regions=Corners())
+    catalogue.add(tmp_path / "one")
+    hits = catalogue.search(tmp_path / "one" / "item" / "a.png")
+    assert hits.region is not None and hits.region.box is None and hits[0].score > 0.999
+    assert [region.box for region in hits.found][-1] is None and len(hits.found) == 3
+
+
+class Corners:
+    """Finds two corners and the whole."""
+
+    name = "corners"
+
+    def regions(self, pictures: Sequence[Picture]) -> list[list[Region]]:
+        boxes = Box(0, 0, 20, 20), Box(60, 90, 96, 128), None
+        return [[Region(picture, box) for box in boxes] for picture in pictures]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -24,16 +24,23 @@ Candidates = list[tuple[Region, Floats]]  # where the object may be in a picture
 
 
 def calibrate(store: Store, look: Callable[[Picture], Candidates], language: Floats | None) -> None:
-    """Set the prominence that `FALSE_ACCEPTS` of snapshots of unknown objects reach.
+    """Measure, and keep in the store's `meta` what came of it, see `measured`."""
+    keep(store, measured(store, look, language))
+
+
+def measured(
+    store: Store, look: Callable[[Picture], Candidates], language: Floats | None
+) -> dict[str, str | None]:
+    """The prominence that `FALSE_ACCEPTS` of snapshots of unknown objects reach, as facts for `keep`.
 
     The snapshots are street views made from stored regions, and unknown because each is searched without its
     own item. With it they tell, where `language` says which part of a descriptor (D,) that is, from where on
-    a bare query needs no caption (`GATES`). Nothing happens while the gallery is within a fifth of the size
-    it was calibrated at; one with fewer than `CROWD` other items gets no threshold of confidence.
+    a bare query needs no caption (`GATES`). No facts while the gallery is within a fifth of the size it was
+    calibrated at; one with fewer than `CROWD` other items gets no threshold of confidence.
     """
     with store.view() as view:
         if abs(view.size - int(store.meta.get("calibrated_at", 0))) <= view.size / 5:
-            return
+            return {}
         keys = np.random.default_rng(0).permutation(view.keys)[:QUERIES]
         rows = view.rows(keys)
         with ThreadPoolExecutor(os.cpu_count()) as pool:
@@ -54,12 +61,17 @@ def calibrate(store: Store, look: Callable[[Picture], Candidates], language: Flo
     reached = [prominence for prominence in reached if prominence > -np.inf]
     if len(reached) >= CROWD:
         found["confident_from"] = float(np.quantile(reached, 1 - FALSE_ACCEPTS))
-    for fact, value in found.items():
+    told = {fact: None if value is None else f"{value:.4f}" for fact, value in found.items()}
+    return {**told, "calibrated_at": str(size)}
+
+
+def keep(store: Store, facts: Mapping[str, str | None]) -> None:
+    """Have the store tell these facts, and no longer those that are None."""
+    for fact, value in facts.items():
         if value is None:
             store.meta.pop(fact, None)
         else:
-            store.meta[fact] = f"{value:.4f}"
-    store.meta["calibrated_at"] = str(size)
+            store.meta[fact] = value
 
 
 def sureness(view: View, vector: Floats, prominence: float, language: Floats) -> dict[str, float]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from functools import cached_property
@@ -13,7 +13,7 @@ from typing import Self
 import numpy as np
 
 from lookalike import calibration, images, indexing, ranking
-from lookalike.datasets import count, listing, origin_of
+from lookalike.datasets import Listed, count, listing, origin_of
 from lookalike.errors import BadInput, WrongEncoder
 from lookalike.indexing import Batch, Parts, Skipped
 from lookalike.ranking import SHORTLIST
@@ -24,12 +24,14 @@ from lookalike.values import (
     Box,
     Floats,
     Hits,
+    Item,
     Keys,
     Picture,
     Progress,
     Query,
     Region,
     Shortlist,
+    unit,
 )
 
 RANKED_AT_ONCE = 64  # queries that `rank` holds the whole gallery's scores of
@@ -77,12 +79,7 @@ class Catalogue:
         self.open_writer = open_writer
         self._gallery_regions = gallery_regions
         self._query_regions = query_regions
-        if store.meta["fingerprint"] != encoder.fingerprint:
-            raise WrongEncoder(
-                f"the catalogue was built by {store.meta['encoder']} ({store.meta['fingerprint']}), "
-                f"not by {encoder.name} ({encoder.fingerprint})",
-                f"search it with that encoder, or run: lookalike reindex CATALOGUE --encoder {encoder.name}",
-            )
+        self._check_encoder(store)
 
     def __enter__(self) -> Self:
         return self
@@ -130,9 +127,8 @@ class Catalogue:
             if on_progress:
                 on_progress(done, total)
 
-        fused = self.regime in TOLD_GALLERY
-        parts = Parts(self.encoder, self._gallery_regions, captioner, fused)
-        with self.open_writer() as store:
+        with self.writing() as store:
+            parts = self._parts(captioner)
             for path in paths:
                 origin, run = origin_of(path), store.start_run()
                 indexing.index(listing(path), origin, parts, store, run, on_written)
@@ -159,6 +155,34 @@ class Catalogue:
             encoder_seconds=encoder_seconds,
         )
 
+    @contextmanager
+    def writing(self) -> Iterator[Store]:
+        """The store, which nobody else writes to before the block ends: for `put` and what goes with it.
+
+        CatalogueBusy where another one is writing; WrongEncoder where the catalogue has got another encoder
+        since it was opened.
+        """
+        with self.open_writer() as store:
+            self._check_encoder(store)
+            yield store
+
+    def put(
+        self,
+        store: Store,
+        items: Sequence[Item],
+        pictures: Sequence[Listed],
+        origin: str,
+        facts: Mapping[str, str] | None = None,
+    ) -> int:
+        """Make items what they are told to be, and their pictures those listed; how many were encoded.
+
+        For items at hand, a few at a time, where `add` is for sources. Title and attributes are these, empty
+        ones too; an item without pictures here keeps its own. At once and on disk at return, with the
+        `facts` for the store's `meta`. BadPicture or BadInput where something cannot be used, and nothing has
+        changed. The `store` is that of `writing`; `origin` says who listed the pictures.
+        """
+        return indexing.put(items, pictures, origin, self._parts(None), store, facts).encoded
+
     def remove(self, items: Iterable[str]) -> int:
         """Remove items with all their pictures; how many pictures that was. BadInput for an unknown id."""
         with self.open_writer() as store:
@@ -172,6 +196,7 @@ class Catalogue:
         where: str | None = None,
         top: int = 10,
         caption: str = "",
+        like: Floats | None = None,
     ) -> Hits:
         """The `top` items closest to a picture, to words, or to both; best first, each with its best region.
 
@@ -181,10 +206,14 @@ class Catalogue:
         `caption` says what the picture shows (`text` says what is wanted). Only a catalogue of the regime
         "train+gallery+query" takes one: see `check_query_captions`, and `refining.refined` for captions that
         a captioner makes meanwhile.
+
+        `like` are descriptors (V, D) of one object, such as an item's own, in the place of pictures.
         """
         if caption:
             self.check_query_captions()
-        if not text and (picture is None or picture == []):
+        if like is not None:
+            like = self._checked(like, picture)
+        elif not text and (picture is None or picture == []):
             raise BadInput("nothing to search with", "give a picture, words, or both")
         if top < 1:
             raise BadInput(f"top is {top}", "ask for at least one hit")
@@ -193,7 +222,7 @@ class Catalogue:
         meaning = self.encoder.texts([text]) if text else None
         with self.store.view() as view:
             with clock.stage("search"):
-                seen, regions, shortlist = [], [], None
+                seen, regions, shortlist = [] if like is None else list(like), [], None
                 for places in candidates:
                     place, shortlist = ranking.standing_out(
                         view, np.stack([vector for _, vector in places]), top, where
@@ -213,7 +242,8 @@ class Catalogue:
                 shortlist = self._finished(view, query, shortlist, where)
             keys, scores = ranking.best_of_items(view, shortlist.keys, shortlist.scores)
             hits = ranking.hits(view, keys[:top], scores[:top])
-        return Hits(hits, regions[0] if regions else None, confident, clock.finish(), prominence)
+        found = [region for region, _ in candidates[0]] if candidates else []
+        return Hits(hits, regions[0] if regions else None, confident, clock.finish(), prominence, found)
 
     @property
     def regime(self) -> str:
@@ -270,6 +300,18 @@ class Catalogue:
                     ranked.append((keys[:top], scores[:top]))
                 yield ranking.filled(ranked)
 
+    def _check_encoder(self, store: Store) -> None:
+        meta, encoder = store.meta, self.encoder
+        if meta["fingerprint"] != encoder.fingerprint:
+            raise WrongEncoder(
+                f"the catalogue was built by {meta['encoder']} ({meta['fingerprint']}), "
+                f"not by {encoder.name} ({encoder.fingerprint})",
+                f"search it with that encoder, or run: lookalike reindex CATALOGUE --encoder {encoder.name}",
+            )
+
+    def _parts(self, captioner: Captioner | None) -> Parts:
+        return Parts(self.encoder, self._gallery_regions, captioner, self.regime in TOLD_GALLERY)
+
     def _shortlists(
         self,
         view: View,
@@ -320,6 +362,17 @@ class Catalogue:
         keys = np.concatenate([head.keys, shortlist.keys[SHORTLIST:]])
         return Shortlist(keys, np.concatenate([head.scores, below]), shortlist.stored)
 
+    def _checked(self, like: Floats, picture: object) -> Floats:
+        """Descriptors as searched with, (V, D), unit rows."""
+        rows = np.atleast_2d(np.asarray(like, np.float32))
+        if picture is not None:
+            raise BadInput("descriptors and pictures are searched one at a time", "leave one of them out")
+        if rows.ndim != 2 or not len(rows) or rows.shape[1] != self.encoder.dim:
+            raise BadInput(f"a descriptor of {rows.shape[-1]} numbers: {self.encoder.dim} are needed")
+        if not np.isfinite(rows).all() or not rows.any(axis=1).all():
+            raise BadInput("a descriptor needs finite numbers, not all of them 0")
+        return unit(rows)
+
     def _candidates(
         self,
         picture: PictureLike | Sequence[PictureLike] | None,
@@ -354,9 +407,15 @@ class Catalogue:
         return None if threshold is None else prominence >= float(threshold)
 
     def calibrate(self, store: Store) -> None:
-        """Set what counts as a confident match, see `calibration.calibrate`."""
+        """Set what counts as a confident match, see `calibration.measured`."""
+        calibration.keep(store, self.measured(store))
+
+    def measured(self, store: Store) -> dict[str, str | None]:
+        """The facts that `calibrate` sets; measuring them takes long, and needs no permission to write."""
         language = self.language if self.regime in TOLD_QUERIES else None
-        calibration.calibrate(store, lambda picture: self._candidates(picture, None, _Clock())[0], language)
+        return calibration.measured(
+            store, lambda picture: self._candidates(picture, None, _Clock())[0], language
+        )
 
 
 def captioned(encoder: Encoder) -> bool:

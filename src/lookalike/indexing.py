@@ -11,7 +11,7 @@ import hashlib
 import os
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from itertools import islice
@@ -23,7 +23,7 @@ from lookalike import images
 from lookalike.datasets import Listed, Unlisted
 from lookalike.errors import BadInput, BadPicture
 from lookalike.roles import Captioner, Encoder, RegionFinder, Store
-from lookalike.values import Box, Caption, Floats, Picture, Region, Row
+from lookalike.values import Box, Caption, Floats, Item, Picture, Region, Row
 
 Entry = TypeVar("Entry")
 
@@ -231,6 +231,26 @@ def index(
                 on_written(batch)
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
+
+
+def put(
+    items: Sequence[Item],
+    listed: Sequence[Listed],
+    origin: str,
+    parts: Parts,
+    store: Store,
+    facts: Mapping[str, str] | None = None,
+) -> Batch:
+    """Make items what they are told to be, with exactly the pictures listed, see `Store.replace`.
+
+    One batch, which this thread alone carries, and one transaction: BadPicture where a picture cannot be
+    used, and nothing has changed.
+    """
+    batch = encode_batch(listed, origin, parts, store)
+    if batch.skipped:
+        raise BadPicture(batch.skipped[0].error)
+    store.replace(items, batch.rows, facts)
+    return batch
 
 
 def described(regions: Sequence[Region], captions: Sequence[str] | None, encoder: Encoder) -> Floats:

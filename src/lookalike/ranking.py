@@ -20,12 +20,14 @@ def standing_out(view: View, vectors: Floats, top: int, where: str | None = None
     """Of descriptors (C, D) of places where the object may be, the one whose first item stands out most.
 
     Its place among them, and what it found. The highest score would not do: scenery too may look like
-    something in the gallery, but then like many things at once.
+    something in the gallery, but then like many things at once. It decides between equals, as where there is
+    one item alone.
     """
     lists = shortlists(view, vectors, top, where)
-    if len(lists) == 1:
+    if len(lists) == 1 or not len(lists[0]):
         return 0, lists[0]
-    best = int(np.argmax([prominence(best_of_items(view, some.keys, some.scores)[1]) for some in lists]))
+    reached = [best_of_items(view, some.keys, some.scores)[1] for some in lists]
+    best = max(range(len(lists)), key=lambda place: (prominence(reached[place]), reached[place][0]))
     return best, lists[best]
 
 
@@ -141,4 +143,5 @@ def hits(view: View, keys: Keys, scores: Floats) -> list[Hit]:
 
 def _hit(row: Row, score: float) -> Hit:
     caption = None if row.caption is None else row.caption.text
-    return Hit(row.item.id, score, row.source, row.box, caption, row.item.title, row.item.attributes)
+    item = row.item
+    return Hit(item.id, score, row.source, row.box, caption, item.title, item.attributes, row.sha256)

@@ -7,7 +7,20 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Protocol
 
-from lookalike.values import Caption, Counts, Floats, Keys, Maps, Picture, Query, Region, Row, Shortlist
+from lookalike.values import (
+    Caption,
+    Counts,
+    Facet,
+    Floats,
+    Item,
+    Keys,
+    Maps,
+    Picture,
+    Query,
+    Region,
+    Row,
+    Shortlist,
+)
 
 
 class Encoder(Protocol):
@@ -52,6 +65,7 @@ class View(Protocol):
 
     size: int  # N
     keys: Keys  # (N,) of all regions, ascending
+    version: str  # of this moment: another one when regions came or went
 
     def search(
         self, vectors: Floats, top: int, where: str | None = None, exact: bool = False
@@ -76,6 +90,9 @@ class View(Protocol):
     def regions_of(self, items: Keys) -> Keys:
         """Item keys -> the keys of all their regions, ascending."""
 
+    def facets(self, most: int) -> Mapping[str, Facet]:
+        """What filters can ask, by name, captions' `seen_` names among them; `most` values of each."""
+
 
 class Store(Protocol):
     """Keeps rows durably. One writer, many readers; readers see each finished batch without reopening."""
@@ -86,6 +103,14 @@ class Store(Protocol):
 
     def add(self, rows: Sequence[Row], run: int) -> None:
         """Upsert by picture (item id, sha256), all or nothing, on disk when it returns."""
+
+    def replace(
+        self, items: Sequence[Item], rows: Sequence[Row], facts: Mapping[str, str] | None = None
+    ) -> None:
+        """Make items what they are told to be and, of those that have rows, their pictures exactly these.
+
+        All or nothing, on disk when it returns, with `facts` for `meta`. BadInput for a new item without any.
+        """
 
     def remove(self, items: Sequence[str]) -> int:
         """Remove items with their pictures; how many pictures that was. BadInput for an unknown id."""
@@ -126,6 +151,12 @@ class Store(Protocol):
 
     def find(self, sha256s: Sequence[str]) -> list[Row]:
         """All rows, of whatever item, whose picture has one of these contents."""
+
+    def rows_of(self, item: str) -> list[Row]:
+        """All rows of an item by its id; none where there is no such item."""
+
+    def items_after(self, after: str, limit: int) -> list[tuple[str, str]]:
+        """Ids and titles of the first `limit` items with ids above `after`, ascending by code point."""
 
     def scan(self) -> Iterator[Row]: ...
 

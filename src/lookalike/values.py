@@ -306,6 +306,7 @@ class Hit:
     caption: str | None
     title: str = ""
     attributes: Mapping[str, AttributeValue | tuple[AttributeValue, ...]] = field(default_factory=dict)
+    sha256: str = ""  # of the matched picture's bytes
 
     def as_json(self) -> dict[str, Any]:
         box = None if self.box is None else list(self.box.corners)
@@ -325,12 +326,22 @@ class Hits(list[Hit]):
         confident: bool | None,
         timings_ms: Mapping[str, float],
         prominence: float = -math.inf,
+        found: Sequence[Region] = (),
     ) -> None:
         super().__init__(hits)
         self.region = region  # of the query's picture that was searched; None for words alone
         self.confident = confident  # None: the catalogue is too small to tell, or nothing to compare
         self.timings_ms = timings_ms
         self.prominence = prominence  # how far the first item stands out, see `ranking.prominence`
+        self.found = tuple(found)  # where the object may be in the query's first picture, best first
+
+
+@dataclass(frozen=True, slots=True)
+class Facet:
+    """What a filter can ask of an attribute: how many items have it, and its most frequent values."""
+
+    items: int
+    values: Mapping[AttributeValue, int]  # with how many items have each, most first
 
 
 # Where captions take part: nowhere; in the encoder's training; in the gallery's descriptors; in queries' too.

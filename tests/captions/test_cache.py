@@ -156,3 +156,15 @@ def test_a_place_where_no_file_can_be_is_reported(tmp_path: Path) -> None:
     for path in (tmp_path / "file" / "steps.sqlite", tmp_path):
         with pytest.raises(CacheError):
             Cache(path)
+
+
+def test_in_memory_the_oldest_make_room(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(cache_module, "IN_MEMORY", 3)
+    with Cache() as bounded, Cache(tmp_path / "steps") as kept:
+        for number in range(5):
+            for each in (bounded, kept):
+                each.put(f"key {number}", {"reply": number})
+        assert [bounded.get(f"key {number}") for number in range(5)] == [
+            None, None, {"reply": 2}, {"reply": 3}, {"reply": 4}
+        ]  # fmt: skip
+        assert len(kept) == 5

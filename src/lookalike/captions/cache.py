@@ -16,6 +16,7 @@ from lookalike.errors import LookalikeError
 
 _APPLICATION = 0x4C4F4B43  # "LOKC": tells a cache from any other SQLite file
 _VERSION = 1
+IN_MEMORY = 20_000  # rows, of about a kilobyte each
 
 
 class CacheError(LookalikeError):
@@ -24,6 +25,8 @@ class CacheError(LookalikeError):
 
 class Cache:
     """JSON objects by key, in a SQLite file that is made where there is none; in memory where `path` is None.
+
+    In memory the oldest make room for the newest, see `IN_MEMORY`.
 
     Threads and processes may share the file, which belongs on a local disk. What `put` took outlasts a killed
     process; a power failure may cost the last few. A damaged row is as good as none. The file may be deleted
@@ -82,6 +85,10 @@ class Cache:
                 "REPLACE INTO steps (key, value, checksum, written, until) VALUES (?, ?, ?, ?, ?)",
                 (key, kept, zlib.crc32(kept), now, None if ttl_s is None else now + ttl_s),
             )
+            if self._where == ":memory:":
+                self._connection.execute(
+                    "DELETE FROM steps WHERE rowid <= (SELECT max(rowid) FROM steps) - ?", (IN_MEMORY,)
+                )
 
     def forget(self, key: str) -> None:
         with self._lock, self._explained():

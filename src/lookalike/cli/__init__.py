@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from lookalike import __version__
-from lookalike.cli import captioning, catalogues, measuring, searching, studying, training
+from lookalike.cli import captioning, catalogues, measuring, searching, serving, studying, training
 from lookalike.cli.bench import bench
 from lookalike.cli.measuring import make
 from lookalike.cli.models import models
@@ -25,6 +25,7 @@ app = typer.Typer(
 for command in (
     catalogues.index,
     searching.search,
+    serving.serve,
     catalogues.info,
     catalogues.verify,
     catalogues.export,

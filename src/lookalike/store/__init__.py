@@ -1,5 +1,6 @@
 """Where a catalogue's rows are kept and searched."""
 
+from lookalike.store.database import replacing, room_for
 from lookalike.store.local import LocalStore
 
-__all__ = ["LocalStore"]
+__all__ = ["LocalStore", "replacing", "room_for"]

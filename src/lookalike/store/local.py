@@ -19,7 +19,7 @@ from lookalike.errors import CatalogueError
 from lookalike.store import filters, graph, staging, table, writing
 from lookalike.store.database import FILE, Database, copy_database, room_for
 from lookalike.store.vectors import Gallery, load_faiss
-from lookalike.values import Counts, Floats, Keys, Row
+from lookalike.values import Counts, Facet, Floats, Item, Keys, Row
 
 _GRAPH_FROM = 80_000  # regions; below, exact search for three regions of a query costs some 10 ms at most
 _DEAD = 0.25  # this part of the rows in memory may be removed ones before all are loaded anew
@@ -35,6 +35,7 @@ class LocalView:
         self._threads = threads
         self.size = len(gallery)
         self.keys = gallery.living_keys
+        self.version = f"{gallery.epoch}.{gallery.last}.{gallery.removals}"
 
     def search(
         self, vectors: Floats, top: int, where: str | None = None, exact: bool = False
@@ -70,6 +71,9 @@ class LocalView:
         ).fetchall()
         keys, scores = zip(*found, strict=True) if found else ((), ())
         return np.array(keys, np.int64), np.array(scores, np.float32)
+
+    def facets(self, most: int) -> dict[str, Facet]:
+        return table.facets(self._connection, most)
 
     def _items(self, where: str) -> Keys:
         condition = filters.matching(self._connection, where)
@@ -153,6 +157,14 @@ class LocalStore:
         with self._database.read() as connection:
             return table.find(connection, sha256s)
 
+    def rows_of(self, item: str) -> list[Row]:
+        with self._database.read() as connection:
+            return table.rows_of(connection, item)
+
+    def items_after(self, after: str, limit: int) -> list[tuple[str, str]]:
+        with self._database.read() as connection:
+            return table.items_after(connection, after, limit)
+
     def scan(self) -> Iterator[Row]:
         """All rows of one moment in the order of their keys, read as they are asked for."""
         with self._database.read() as connection:
@@ -182,6 +194,18 @@ class LocalStore:
         """
         with self._database.write() as connection:
             writing.add(connection, rows, run)
+
+    def replace(
+        self, items: Sequence[Item], rows: Sequence[Row], facts: Mapping[str, str] | None = None
+    ) -> None:
+        """Make items what they are told to be: readers see each as it was, or as it is to be.
+
+        Titles and attributes are these, empty ones too. An item that has rows has exactly their pictures;
+        one without keeps its own, and is BadInput where it has none. All or nothing and on disk at return,
+        with the `facts` for `meta`.
+        """
+        with self._database.write() as connection:
+            writing.replace(connection, items, rows, facts or {})
 
     def mark(self, origin: str, sources: Iterable[str], run: int) -> None:
         """Note that listed sources still exist, although they could not be read in this run."""

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lookalike.errors import BadInput
-from lookalike.values import AttributeValue, Box, Caption, Claim, Counts, Floats, Item, Keys, Row
+from lookalike.values import AttributeValue, Box, Caption, Claim, Counts, Facet, Floats, Item, Keys, Row
 
 Halves = NDArray[np.float16]
 Stored = str | int | float | bytes  # an attribute's value in the table
@@ -72,6 +72,23 @@ def find(connection: sqlite3.Connection, sha256s: Sequence[str]) -> list[Row]:
         (json.dumps(list(sha256s)),),
     ).fetchall()
     return rows(connection, [key for (key,) in keys])
+
+
+def rows_of(connection: sqlite3.Connection, item: str) -> list[Row]:
+    """All rows of an item, picture by picture; none where there is no such item."""
+    keys = connection.execute(
+        "SELECT regions.key FROM items JOIN pictures ON pictures.item = items.key"
+        " JOIN regions ON regions.picture = pictures.key WHERE items.id = ? ORDER BY regions.key",
+        (item,),
+    )
+    return rows(connection, [key for (key,) in keys])
+
+
+def items_after(connection: sqlite3.Connection, after: str, limit: int) -> list[tuple[str, str]]:
+    """Ids and titles of the first `limit` items with ids above `after`, ascending by code point."""
+    return connection.execute(
+        "SELECT id, title FROM items WHERE id > ? ORDER BY id LIMIT ?", (after, limit)
+    ).fetchall()
 
 
 def scan(connection: sqlite3.Connection) -> Iterator[Row]:
@@ -150,6 +167,32 @@ def halves(vectors: Sequence[Floats] | Floats, dim: int) -> Halves:
     if not (np.abs(stacked) <= np.finfo(np.float16).max).all():  # also false for NaN
         raise BadInput("a descriptor holds numbers that are not finite, or far from unit length")
     return stacked.astype(HALF)
+
+
+def facets(connection: sqlite3.Connection, most: int) -> dict[str, Facet]:
+    """Of each attribute, and of each `seen_` name of believed claims, how many items have which values."""
+    asked = {
+        "": "SELECT name, value, count(DISTINCT item) FROM attributes GROUP BY name, folded",
+        "seen_": "SELECT attribute, claims.value, count(DISTINCT item) FROM claims"
+        " JOIN regions ON regions.key = region JOIN pictures ON pictures.key = picture"
+        " WHERE believed AND attribute <> '' GROUP BY attribute, claims.folded",
+    }
+    having = {
+        "": "SELECT name, count(DISTINCT item) FROM attributes GROUP BY name",
+        "seen_": "SELECT attribute, count(DISTINCT item) FROM claims"
+        " JOIN regions ON regions.key = region JOIN pictures ON pictures.key = picture"
+        " WHERE believed AND attribute <> '' GROUP BY attribute",
+    }
+    found: dict[str, Facet] = {}
+    for prefix, query in asked.items():
+        values: dict[str, dict[AttributeValue, int]] = {}
+        for name, value, items in connection.execute(f"{query} ORDER BY 3 DESC, 2"):
+            told = values.setdefault(name, {})
+            if len(told) < most:
+                told[from_value(value)] = items
+        for name, items in connection.execute(having[prefix]):
+            found[prefix + name] = Facet(items, values[name])
+    return found
 
 
 def to_value(value: AttributeValue) -> Stored:

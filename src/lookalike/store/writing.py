@@ -9,7 +9,8 @@ from __future__ import annotations
 import json
 import math
 import sqlite3
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from itertools import groupby
 from operator import itemgetter
 from typing import NamedTuple
@@ -59,7 +60,7 @@ def add(connection: sqlite3.Connection, rows: Sequence[Row], run: int) -> None:
         origin, source = to_text(row.origin), to_text(row.source)
         picture = _Picture(row.item.id, row.sha256, origin, source, row.width, row.height)
         pictures.setdefault(picture, []).append(_Region(_seen(row, vector.tobytes()), _told(row, dim)))
-    try:
+    with _storable():
         keys = {}
         reworded = set()
         for item in items.values():
@@ -70,11 +71,41 @@ def add(connection: sqlite3.Connection, rows: Sequence[Row], run: int) -> None:
             item_key = keys[picture.item]
             if _put_picture(connection, item_key, picture, run, regions):
                 reworded.add(item_key)
-    except UnicodeEncodeError as error:
-        raise BadInput(f"text that is not valid Unicode cannot be stored: {error.object!r}") from None
-    except OverflowError:
-        raise BadInput("an attribute is a whole number beyond 64 bits", "give it as text") from None
     _put_words(connection, reworded)
+
+
+def replace(
+    connection: sqlite3.Connection, items: Sequence[Item], rows: Sequence[Row], facts: Mapping[str, str]
+) -> None:
+    """Make items what they are told to be, and their pictures those of `rows`; `facts` go into `meta`.
+
+    An item without rows keeps its pictures. BadInput for one that has none, for one that is told twice, and
+    for a row of another item.
+    """
+    pictures: dict[str, list[str]] = {item.id: [] for item in items}
+    if len(pictures) < len(items):
+        raise BadInput("an item is told twice")
+    for row in rows:
+        if row.item.id not in pictures:
+            raise BadInput(f"a picture of {row.item.id!r}, which is none of the items to replace")
+        pictures[row.item.id].append(row.sha256)
+    add(connection, rows, int(fact(connection, "run")))
+    reworded = set()
+    for item in items:
+        with _storable():
+            key, changed = _put_item(connection, item, with_less=True)
+        if pictures[item.id]:
+            gone = connection.execute(
+                "DELETE FROM pictures WHERE item = ? AND sha256 NOT IN (SELECT value FROM json_each(?))",
+                (key, json.dumps(pictures[item.id])),
+            )
+            changed |= gone.rowcount > 0
+        elif not connection.execute("SELECT 1 FROM pictures WHERE item = ?", (key,)).fetchone():
+            raise BadInput("a new item needs a picture")
+        if changed:
+            reworded.add(key)
+    _put_words(connection, reworded)
+    connection.executemany("REPLACE INTO meta VALUES (?, ?)", facts.items())
 
 
 def start_run(connection: sqlite3.Connection) -> int:
@@ -141,8 +172,22 @@ def _says_more(item: Item) -> bool:
     return bool(item.title or item.attributes)
 
 
-def _put_item(connection: sqlite3.Connection, item: Item) -> tuple[int, bool]:
-    """-> the item's key, and whether anything changed. An item with only an id changes nothing stored."""
+@contextmanager
+def _storable() -> Iterator[None]:
+    """Says in plain words what SQLite cannot store."""
+    try:
+        yield
+    except UnicodeEncodeError as error:
+        raise BadInput(f"text that is not valid Unicode cannot be stored: {error.object!r}") from None
+    except OverflowError:
+        raise BadInput("an attribute is a whole number beyond 64 bits", "give it as text") from None
+
+
+def _put_item(connection: sqlite3.Connection, item: Item, with_less: bool = False) -> tuple[int, bool]:
+    """-> the item's key, and whether anything changed.
+
+    An item with only an id changes nothing stored, unless it is to be `with_less`.
+    """
     wanted = [(name, value) for name, values in item.attributes.items() for value in _several(values)]
     pairs = [(name, to_value(value)) for name, value in wanted]
     stored = connection.execute("SELECT key, title FROM items WHERE id = ?", (item.id,)).fetchone()
@@ -151,7 +196,7 @@ def _put_item(connection: sqlite3.Connection, item: Item) -> tuple[int, bool]:
         (key,) = connection.execute(insert, (item.id, item.title)).fetchone()
     else:
         key, title = stored
-        if not _says_more(item):
+        if not (with_less or _says_more(item)):
             return key, False
         present = connection.execute(
             "SELECT name, value FROM attributes WHERE item = ? ORDER BY position", (key,)

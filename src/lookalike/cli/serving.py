@@ -1,0 +1,198 @@
+"""The command that serves a catalogue over HTTP, and makes the keys to it."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import socket
+from collections.abc import Sequence
+from dataclasses import replace
+from ipaddress import ip_address
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from lookalike.cli.captioning import CAPTIONER, KeyOption, LlmOption, StrategyOption, VlmOption, plain_asking
+from lookalike.cli.output import say
+from lookalike.errors import BadInput, CatalogueError, MissingExtra
+
+if TYPE_CHECKING:  # loaded by the command: `--help` answers at once
+    from fastapi import FastAPI
+
+    from lookalike.settings import Asking
+
+_CONFIG = "LOOKALIKE_SERVE"  # hands the options to the processes that uvicorn starts
+_HOSTS = ("127.0.0.1", "localhost", "[::1]")
+_SCOPES = ("search", "write", "admin")
+
+
+def serve(
+    catalogue: Annotated[Path, typer.Argument(metavar="CATALOGUE", help="What to serve.")],
+    host: Annotated[str, typer.Option("--host", help="The address to listen on.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option("--port", min=0, max=65535, help="0: any that is free.")] = 8080,
+    new_key: Annotated[
+        str | None,
+        typer.Option("--new-key", metavar="search|write|admin", help="Print a new key, once, and end."),
+    ] = None,
+    keys: Annotated[
+        bool, typer.Option("--keys", help="List the keys, without their secrets, and end.")
+    ] = False,
+    remove_key: Annotated[
+        str | None,
+        typer.Option("--remove-key", metavar="ID", help="Let a key open nothing any more, and end."),
+    ] = None,
+    private: Annotated[
+        bool, typer.Option("--private", help="Searching needs a key, on loopback too.")
+    ] = False,
+    open_: Annotated[
+        bool, typer.Option("--open", help="Searching needs no key, whoever can reach the address.")
+    ] = False,
+    per_minute: Annotated[
+        int | None, typer.Option("--per-minute", min=1, help="Requests of one key or address.")
+    ] = None,
+    proxy: Annotated[
+        list[str] | None,
+        typer.Option("--proxy", metavar="ADDRESS|NETWORK", help="Whose X-Forwarded-For is believed."),
+    ] = None,
+    urls: Annotated[bool, typer.Option("--urls", help="Pictures may be named by URL.")] = False,
+    captions: Annotated[
+        str | None,
+        typer.Option("--captions", metavar=CAPTIONER, help="Who writes captions of queries that want one."),
+    ] = None,
+    vlm: VlmOption = None,
+    llm: LlmOption = None,
+    strategy: StrategyOption = "attributes",
+    key_file: KeyOption = None,
+    deadline: Annotated[float, typer.Option("--deadline", min=0, help="Seconds for such a caption.")] = 10.0,
+    rerank: Annotated[
+        str | None, typer.Option("--rerank", metavar="NAME|none", help="How hits are re-ranked.")
+    ] = None,
+    regions: Annotated[
+        str | None, typer.Option("--regions", metavar="NAME", help="How the object is found in a picture.")
+    ] = None,
+    metrics_port: Annotated[
+        int | None,
+        typer.Option("--metrics-port", min=1, max=65535, help="Prometheus metrics, on loopback."),
+    ] = None,
+    metrics_host: Annotated[
+        str, typer.Option("--metrics-host", help="Another address for them.")
+    ] = "127.0.0.1",
+    workers: Annotated[
+        int, typer.Option("--workers", min=1, help="Processes; each has an encoder of its own.")
+    ] = 1,
+) -> None:
+    """Serve a catalogue: a page to drop a photo on at /, an API at /v1 (see /docs)."""
+    if new_key or keys or remove_key:
+        _of_keys(catalogue, new_key, keys, remove_key)
+        return
+    try:
+        import fastapi  # noqa: F401
+        import uvicorn
+        from uvicorn.supervisors import Multiprocess
+    except ImportError:
+        raise MissingExtra("a service", "serve") from None
+    from lookalike.server.access import Access, Keys
+    from lookalike.settings import Settings, open_captioner, open_catalogue
+
+    # What the service will open is opened once here, so that what is wrong is said before it starts.
+    asking = [vlm, llm, strategy, None if key_file is None else str(key_file)]
+    with open_catalogue(catalogue, Settings(query_regions=regions, rerank=rerank), create=False) as opened:
+        if captions is not None:
+            open_captioner(captions, _asking(captions, asking))
+            opened.check_query_captions()
+    Access(Keys(catalogue), private, per_minute, proxy or [])
+    if private and open_:
+        raise BadInput("--private and --open contradict each other", "leave one of them out")
+    if not _loopback(host) and not open_ and not Keys(catalogue).listed():
+        raise BadInput(
+            f"{host} can be reached by others, and there are no keys",
+            f"make one: lookalike serve {catalogue} --new-key search; or say --open",
+        )
+    told = {
+        "folder": str(catalogue), "query_regions": regions, "rerank": rerank, "captions": captions,
+        "asking": asking, "deadline_s": deadline,
+        "searching_needs_key": private or not (open_ or _loopback(host)), "per_minute": per_minute,
+        "proxies": proxy or [], "urls": urls,
+        # Another site's name that leads to loopback (DNS rebinding) is not answered.
+        "hosts": _HOSTS if _loopback(host) and not proxy else [],
+        "metrics": [metrics_host, metrics_port] if metrics_port else None, "workers": workers,
+    }  # fmt: skip
+    os.environ[_CONFIG] = json.dumps(told)
+    config = uvicorn.Config(
+        "lookalike.cli.serving:app_of_worker", factory=True, workers=workers, log_config=None,
+        access_log=False, server_header=False, proxy_headers=False, http="h11", ws="none",
+        h11_max_incomplete_event_size=32 * 1024, timeout_keep_alive=10, timeout_graceful_shutdown=30,
+        limit_concurrency=500,
+    )  # fmt: skip
+    with _listening(host, port) as listening:
+        place = f"[{host}]" if ":" in host else host
+        say(f"http://{place}:{listening.getsockname()[1]}/  (API: /docs)")
+        if workers > 1:
+            Multiprocess(config, sockets=[listening]).run()
+            return
+        server = uvicorn.Server(config)
+        server.run(sockets=[listening])
+    if not server.started:
+        raise typer.Exit(1)
+
+
+def app_of_worker() -> FastAPI:
+    """The app of one process, by the options that `serve` was given."""
+    from lookalike.server.app import Config, create_app
+    from lookalike.server.watch import configure_logs
+
+    told: dict[str, Any] = json.loads(os.environ[_CONFIG])
+    asking, metrics = told.pop("asking"), told.pop("metrics")
+    configure_logs("info")
+    logging.getLogger("python_multipart").setLevel(logging.ERROR)  # it tells of every malformed form
+    told |= {"asking": _asking(told["captions"], asking)} if told["captions"] else {}
+    told |= {"metrics": tuple(metrics)} if metrics else {}
+    return create_app(Config(**{**told, "folder": Path(told["folder"])}))
+
+
+def _asking(captions: str, told: Sequence[str | None]) -> Asking:
+    """How captions of queries are asked for: little is tried again, and nothing of a query goes to disk."""
+    vlm, llm, strategy, key_file = told
+    made = plain_asking(captions, vlm, llm, strategy or "attributes", Path(key_file) if key_file else None)
+    return replace(made, attempts=2, cache=None)
+
+
+def _listening(host: str, port: int) -> socket.socket:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        return socket.create_server((host, port), family=family, backlog=2048)
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise BadInput(f"cannot listen on {host}, port {port}: {reason}", "choose another: --port") from error
+
+
+def _of_keys(catalogue: Path, new_key: str | None, listed: bool, removed: str | None) -> None:
+    from lookalike.server.access import Keys
+    from lookalike.store import LocalStore
+
+    if not LocalStore.exists(catalogue):
+        raise CatalogueError(
+            f"there is no catalogue at {catalogue}", f"make one: lookalike index PICTURES --to {catalogue}"
+        )
+    keys = Keys(catalogue)
+    if new_key is not None:
+        if new_key not in _SCOPES:
+            raise BadInput(f"no scope is called {new_key!r}", f"known: {', '.join(_SCOPES)}")
+        typer.echo(keys.new(new_key))  # type: ignore[arg-type]
+        typer.echo("keep it: it is not shown again", err=True)
+    if removed is not None:
+        keys.remove(removed)
+    if listed:
+        for key in keys.listed():
+            say(f"{key.id}  {key.scope:6}  {key.created}")
+
+
+def _loopback(host: str) -> bool:
+    if host == "localhost":
+        return True
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return False

@@ -1,0 +1,129 @@
+"""What the endpoints share: a catalogue, its encoder, the workers around it, and how long a queue may be."""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import time
+from collections.abc import AsyncIterator, Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any, ParamSpec, TypeVar
+
+from fastapi import Request
+
+from lookalike.catalogue import Catalogue
+from lookalike.roles import Captioner
+from lookalike.server.access import Access
+from lookalike.server.decoding import Decoder
+from lookalike.server.fetching import Fetcher
+from lookalike.server.limits import Limits
+from lookalike.server.problems import Problem
+from lookalike.server.watch import Watch
+
+_READING = 4  # threads for what does not wait for a turn
+_LATER = 32  # threads for captions of queries, which others write
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+@dataclass(slots=True)
+class Service:
+    """One process's parts. `fetcher` and `captioner` are None where they are off, as they are at first."""
+
+    catalogue: Catalogue
+    folder: Path  # of the catalogue
+    limits: Limits
+    decoder: Decoder
+    access: Access
+    watch: Watch
+    fetcher: Fetcher | None = None
+    captioner: Captioner | None = None
+    deadline_s: float = 10.0  # for a query's caption
+    _threads: ThreadPoolExecutor = field(init=False)
+    _waiters: ThreadPoolExecutor = field(init=False)
+    _turns: asyncio.Semaphore = field(init=False)
+    _waiting: int = field(init=False, default=0)
+
+    def __post_init__(self) -> None:
+        self._waiters = ThreadPoolExecutor(_LATER, "lookalike-later")
+        self._threads = ThreadPoolExecutor(self.limits.searching + _READING, "lookalike-serve")
+        self._turns = asyncio.Semaphore(self.limits.searching)
+
+    def check_line(self) -> None:
+        """429 where too many wait: better said before a body is read than after."""
+        if self._waiting >= self.limits.waiting + self.limits.searching:
+            self.watch.refused("queue")
+            raise Problem(429, "too many requests are waiting", "try again in a second", {"Retry-After": "1"})
+
+    @contextmanager
+    def _in_line(self) -> Iterator[None]:
+        self.check_line()
+        self._waiting += 1
+        self.watch.waiting(self._waiting)
+        try:
+            yield
+        finally:
+            self._waiting -= 1
+            self.watch.waiting(self._waiting)
+
+    @asynccontextmanager
+    async def turn(self, request: Request) -> AsyncIterator[None]:
+        """One of the `limits.searching` turns, for what takes time or memory; 429 where too many wait.
+
+        A client that has left before its turn costs nothing more.
+        """
+        with self._in_line():
+            came = time.perf_counter()
+            async with self._turns:
+                self.watch.stage("wait", time.perf_counter() - came)
+                if await request.is_disconnected():
+                    raise Problem(400, "the client has left")
+                await self.run(self._check)
+                yield
+
+    def _check(self) -> None:
+        """That the catalogue's descriptors are still the encoder's: `lookalike reindex` replaces them."""
+        if self.catalogue.store.meta["fingerprint"] != self.catalogue.encoder.fingerprint:
+            raise Problem(
+                503, "the catalogue was encoded anew", "start the service again", {"Retry-After": "30"}
+            )
+
+    async def work(self, request: Request, job: Callable[P, R], /, *args: P.args, **named: P.kwargs) -> R:
+        """Run what takes time in a thread, in its `turn`."""
+        async with self.turn(request):
+            return await self.run(job, *args, **named)
+
+    async def later(self, job: Callable[P, R], /, *args: P.args, **named: P.kwargs) -> R:
+        """Run in a thread what mostly waits, so that nothing else waits for it."""
+        return await self._in(self._waiters, partial(job, *args, **named))
+
+    async def run(self, job: Callable[P, R], /, *args: P.args, **named: P.kwargs) -> R:
+        """Run in a thread at once."""
+        return await self._in(self._threads, partial(job, *args, **named))
+
+    async def _in(self, threads: ThreadPoolExecutor, job: Callable[[], R]) -> R:
+        told = contextvars.copy_context()  # the request's id, for the log
+        return await asyncio.get_running_loop().run_in_executor(threads, told.run, job)
+
+    def version(self) -> str:
+        """Of what is searched now: another one when something came or went."""
+        with self.catalogue.store.view() as view:
+            return view.version
+
+    async def close(self) -> None:
+        """After the last answer: what was accepted is finished first."""
+        self._waiters.shutdown(wait=True)
+        self._threads.shutdown(wait=True)
+        await self.decoder.close()
+        self.catalogue.close()
+
+
+def service_of(request: Request) -> Service:
+    """For `Depends`."""
+    made: Any = request.app.state.service
+    assert isinstance(made, Service)
+    return made

@@ -1,0 +1,214 @@
+"""The files of deploy/ agree with one another, with the command, and with what the service tells."""
+
+import ipaddress
+import json
+import re
+import shlex
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from prometheus_client.parser import text_string_to_metric_families
+from typer.main import get_command
+
+from lookalike.cli import app
+from lookalike.server import Limits
+from lookalike.server.watch import Watch
+from lookalike.values import Counts
+
+ROOT = Path(__file__).parents[2]
+DEPLOY = ROOT / "deploy"
+CONTAINERFILE = (DEPLOY / "Containerfile").read_text()
+CADDYFILE = (DEPLOY / "Caddyfile").read_text()
+COMPOSE: dict[str, Any] = yaml.safe_load((DEPLOY / "compose.yaml").read_text())
+SERVICES: dict[str, dict[str, Any]] = COMPOSE["services"]
+PAGES = [DEPLOY / "README.md", ROOT / "docs" / "operate.md"]
+
+
+def filled(text: str) -> str:
+    """With the defaults of Compose's variables in their places."""
+    return re.sub(r"\$\{\w+:-([^}]*)\}", r"\1", text)
+
+
+COMMAND = [filled(each) for each in SERVICES["lookalike"]["command"]]
+OPTIONS = dict(each.removeprefix("--").split("=", 1) for each in COMMAND if each.startswith("--"))
+
+
+def parsed(arguments: list[str]) -> None:
+    """As the command would; raises where it does not know a command, an option or a kind of value."""
+    root = get_command(app)
+    with root.make_context("lookalike", list(arguments)) as context:
+        name, command, rest = root.resolve_command(context, list(arguments))  # type: ignore[attr-defined]
+        assert command is not None, arguments
+        with command.make_context(name, rest, parent=context):
+            pass
+
+
+def asked_of_lookalike(page: Path) -> Iterator[list[str]]:
+    """What the shell blocks of a page ask of the command, within containers too."""
+    for block in re.findall(r"^```(?:sh|console)\n(.*?)^```", page.read_text(), re.MULTILINE | re.DOTALL):
+        for line in block.replace("\\\n", " ").splitlines():
+            words = shlex.split(line.removeprefix("$ "), comments=True)
+            if words[:1] == ["lookalike"]:
+                yield words[1:]
+            if words[:3] == ["docker", "compose", "run"]:
+                yield words[words.index("lookalike") + 1 :]
+
+
+def names_told() -> set[str]:
+    watch = Watch()
+    watch.follow(lambda: (Counts(1, 1, 1, 1), "1"))
+    watch.request("/v1/search", "POST", 200, 0.1)
+    watch.stage("encode", 0.1)
+    watch.refused("queue")
+    watch.caption("refined")
+    return {
+        sample.name
+        for family in text_string_to_metric_families(watch.text().decode())
+        for sample in family.samples
+    }
+
+
+def test_the_service_starts_by_options_that_exist() -> None:
+    parsed(COMMAND)
+    assert COMMAND[0] == "serve"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_what_the_pages_ask_of_the_command_exists(page: Path) -> None:
+    asked = list(asked_of_lookalike(page))
+    assert len(asked) >= 3
+    for arguments in asked:
+        parsed(arguments)
+
+
+def test_files_that_compose_names_are_there() -> None:
+    build = SERVICES["lookalike"]["build"]
+    context = DEPLOY / build["context"]
+    assert (context / build["dockerfile"]).resolve() == DEPLOY / "Containerfile"
+    for service in SERVICES.values():
+        for mounted in service.get("volumes", ()):
+            source, target, *mode = filled(mounted).split(":")
+            if source.startswith("."):
+                assert mode == ["ro"], mounted
+                assert target == "/pictures" or (DEPLOY / source).is_file(), mounted
+            else:
+                assert source in COMPOSE["volumes"], mounted
+        assert set(service["networks"]) <= set(COMPOSE["networks"])
+
+
+@pytest.mark.parametrize("name", SERVICES)
+def test_every_container_is_bound(name: str) -> None:
+    service = SERVICES[name]
+    assert service["read_only"] is True
+    assert service["cap_drop"] == ["ALL"]
+    assert service["security_opt"] == ["no-new-privileges:true"]
+    assert not service.get("privileged") and "network_mode" not in service
+    assert service["mem_limit"] and service["pids_limit"] and service["restart"]
+    tag = service["image"].rpartition(":")[2]
+    assert name == "lookalike" or re.match(r"v?\d+\.\d+", tag), service["image"]
+
+
+def test_nobody_is_root_in_the_image() -> None:
+    (user,) = re.findall(r"^USER (\d+):\d+$", CONTAINERFILE, re.MULTILINE)
+    assert int(user) > 0
+    last_stage = CONTAINERFILE.rpartition("\nFROM ")[2]
+    assert SERVICES["lookalike"]["user"].startswith(f"{user}:") and f"--uid {user} " in last_stage
+
+
+def test_what_the_image_is_built_from_is_there_and_not_ignored() -> None:
+    ignored = (DEPLOY / "Containerfile.dockerignore").read_text().splitlines()
+    copied = [
+        source
+        for line in re.findall(r"^COPY (?!--from)(.+)$", CONTAINERFILE, re.MULTILINE)
+        for source in line.split()[:-1]
+    ]
+    for source in copied:
+        assert (ROOT / source).exists() and f"!{source}" in ignored, source
+    assert re.search(r"/checkout\[serve\]", CONTAINERFILE)
+    assert re.search(r"^serve = \[", (ROOT / "pyproject.toml").read_text(), re.MULTILINE)
+    models = re.findall(r"^ARG MODELS=(\w+)$", CONTAINERFILE, re.MULTILINE)
+    for model in models:
+        parsed(["models", "pull", model])
+
+
+def test_only_the_proxy_is_reached_from_outside() -> None:
+    assert "ports" not in SERVICES["lookalike"]
+    assert all(port.startswith("127.0.0.1:") for port in SERVICES["prometheus"]["ports"])
+    for network in SERVICES["lookalike"]["networks"]:
+        assert COMPOSE["networks"][network]["internal"] is True
+
+
+def test_ports_and_addresses_agree() -> None:
+    exposed = re.findall(r"^EXPOSE (.+)$", CONTAINERFILE, re.MULTILINE)[0].split()
+    assert exposed == [OPTIONS["port"], OPTIONS["metrics-port"]]
+    assert set(re.findall(r"reverse_proxy (\S+)", CADDYFILE)) == {f"lookalike:{OPTIONS['port']}"}
+    scraped = yaml.safe_load((DEPLOY / "prometheus.yml").read_text())["scrape_configs"][0]
+    assert scraped["static_configs"][0]["targets"] == [f"lookalike:{OPTIONS['metrics-port']}"]
+    told = COMPOSE["networks"]["inside"]["ipam"]["config"][0]
+    proxy = ipaddress.ip_address(SERVICES["proxy"]["networks"]["inside"]["ipv4_address"])
+    assert str(proxy) == OPTIONS["proxy"]
+    assert proxy in ipaddress.ip_network(told["subnet"])
+    assert proxy not in ipaddress.ip_network(told["ip_range"])  # what others get
+
+
+def test_the_proxy_lets_through_what_the_service_takes() -> None:
+    sizes = [int(size) * 1_000_000 for size in re.findall(r"max_size (\d+)MB", CADDYFILE)]
+    assert sizes == [Limits().bulk_bytes, Limits().body_bytes]
+
+
+def test_the_health_check_fails_until_the_service_is_ready(service: Any) -> None:
+    (told,) = re.findall(r"CMD (\[\"python\".+\])$", CONTAINERFILE, re.MULTILINE)
+    program = json.loads(told)
+    assert f":{OPTIONS['port']}/readyz" in program[2]
+
+    def checked(port: str) -> int:
+        code = program[2].replace(f":{OPTIONS['port']}/", f":{port}/")
+        return subprocess.run([sys.executable, *program[1:2], code], capture_output=True).returncode
+
+    assert checked(service.url.rpartition(":")[2]) == 0
+    assert checked("9") != 0  # nobody listens
+
+
+def test_rules_ask_for_metrics_that_exist() -> None:
+    told = yaml.safe_load((DEPLOY / "prometheus.yml").read_text())
+    rules = [rule for name in told["rule_files"] for rule in groups(DEPLOY / name)]
+    assert len(rules) > 3
+    for rule in rules:
+        for name in re.findall(r"\b(?:lookalike|process)_\w+", rule["expr"]):
+            assert name in names_told(), (rule["alert"], name)
+        assert rule["annotations"]["summary"].endswith(".")
+
+
+def groups(path: Path) -> list[dict[str, Any]]:
+    return [rule for group in yaml.safe_load(path.read_text())["groups"] for rule in group["rules"]]
+
+
+def test_every_metric_is_explained() -> None:
+    def plain(names: set[str]) -> set[str]:
+        return {re.sub(r"_(bucket|sum|count)$", "", name) for name in names if not name.endswith("_created")}
+
+    page = (ROOT / "docs" / "operate.md").read_text()
+    explained = plain(set(re.findall(r"`((?:lookalike|process)_\w+)", page)))
+    told = plain(names_told())
+    assert {name for name in told if name.startswith("lookalike_")} <= explained
+    assert explained <= told
+
+
+def test_the_limits_are_told_as_they_are() -> None:
+    page, limits = (ROOT / "docs" / "operate.md").read_text(), Limits()
+    for told in (
+        f"| body of a request | {limits.body_bytes / 1e6:.0f} MB |",
+        f"| body of `POST /v1/items` | {limits.bulk_bytes / 1e6:.0f} MB,",
+        f"| time for a body | {limits.body_s:.0f} s, {limits.idle_s:.0f} s between two pieces;",
+        f"| a picture | {limits.pixels / 1e6:.0f} megapixels |",
+        f"| decoding a picture | {limits.decode_s:.0f} s, {limits.decode_bytes / 1e9:.1f} GB,",
+        f"| pictures in a request | {limits.pictures} |",
+        f"in line for that | {limits.searching} and {limits.waiting} in each process |",
+        f"paged through | {limits.top:,} and {limits.deepest:,} |",
+    ):
+        assert told in page, told

@@ -1,0 +1,251 @@
+"""Searching over HTTP, on a real catalogue, by everything that can be searched with."""
+
+from __future__ import annotations
+
+import base64
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from served import Running, Shop
+
+import lookalike
+from lookalike.values import Box
+
+
+def search(service: Running, picture: Path | None = None, **fields: Any) -> dict[str, Any]:
+    files = [("picture", picture.read_bytes())] if picture else None
+    told = service.client.post("/v1/search", data=fields, files=files)
+    assert told.status_code == 200, told.text
+    return told.json()
+
+
+def asked(service: Running, **question: Any) -> dict[str, Any]:
+    told = service.client.post("/v1/search", json=question)
+    assert told.status_code == 200, told.text
+    return told.json()
+
+
+def problem(answer: Any, status: int) -> str:
+    assert answer.status_code == status, answer.text
+    assert answer.headers["content-type"] == "application/problem+json"
+    told = answer.json()
+    assert told["status"] == status and told["title"]
+    return str(told["detail"])
+
+
+def items(answer: dict[str, Any]) -> list[str]:
+    return [hit["item"] for hit in answer["hits"]]
+
+
+def test_a_picture_finds_what_the_library_finds(service: Running, drawn_shop: Shop) -> None:
+    answer = search(service, drawn_shop.query)
+    with lookalike.open(drawn_shop.folder) as catalogue:
+        due = catalogue.search(drawn_shop.query)
+    assert items(answer) == [hit.item for hit in due]
+    assert [hit["score"] for hit in answer["hits"]] == pytest.approx([hit.score for hit in due], abs=1e-5)
+    assert answer["query"]["box"] == (None if due.region.box is None else list(due.region.box.corners))
+    assert len(answer["regions"]) == len(due.found) >= 2
+    assert answer["confident"] == due.confident and answer["version"]
+    first = answer["hits"][0]
+    assert first["picture"] == f"/v1/pictures/{first['sha256']}" and first["title"] and first["attributes"]
+    assert str(drawn_shop.folder.parent) not in json.dumps(answer)
+
+
+def test_a_box_is_searched_as_given(service: Running, drawn_shop: Shop) -> None:
+    answer = search(service, drawn_shop.query, box="10,12,60,64")
+    with lookalike.open(drawn_shop.folder) as catalogue:
+        due = catalogue.search(drawn_shop.query, Box(10, 12, 60, 64))
+    assert items(answer) == [hit.item for hit in due]
+    assert answer["query"]["box"] == [10, 12, 60, 64] and len(answer["regions"]) == 1
+
+
+def test_filters_words_and_pages(service: Running, drawn_shop: Shop) -> None:
+    answer = search(service, drawn_shop.query, where="colour = 'red' and price < 40")
+    assert answer["hits"]
+    assert all(hit["attributes"]["colour"] == "red" for hit in answer["hits"])
+    assert all(hit["attributes"]["price"] < 40 for hit in answer["hits"])
+    assert {hit["attributes"]["colour"] for hit in asked(service, text="navy", top=3)["hits"]} == {"navy"}
+    moved = search(service, drawn_shop.query, text="green", top=50)
+    assert items(moved) != items(search(service, drawn_shop.query, top=50))
+    pages = [search(service, drawn_shop.query, top=4, offset=offset) for offset in (0, 4, 8)]
+    assert [each for page in pages for each in items(page)] == items(
+        search(service, drawn_shop.query, top=12)
+    )
+    assert pages[0]["more"]
+    everything = search(service, drawn_shop.query, top=1000)
+    assert not everything["more"] and len(items(everything)) == len(set(items(everything)))
+
+
+def test_an_item_finds_others_like_it_and_a_vector_what_it_describes(
+    service: Running, drawn_shop: Shop
+) -> None:
+    answer = asked(service, item=drawn_shop.item, top=5)
+    assert drawn_shop.item not in items(answer) and len(items(answer)) == 5
+    with lookalike.open(drawn_shop.folder) as catalogue:
+        row = catalogue.store.rows_of(drawn_shop.item)[0]
+    told = asked(service, vector=[float(each) for each in row.vector], top=3)
+    assert items(told)[0] == drawn_shop.item and told["hits"][0]["score"] > 0.999
+    assert told["query"] == {"size": None, "box": None, "caption": None}
+    assert "no such item" in problem(service.client.post("/v1/search", json={"item": "none"}), 404)
+    assert "needed" in problem(service.client.post("/v1/search", json={"vector": [1.0, 2.0]}), 422)
+
+
+def test_hits_by_region(service: Running, drawn_shop: Shop) -> None:
+    answer = search(service, drawn_shop.query, regions="each", top=3)
+    assert "hits" not in answer and len(answer["groups"]) == len(answer["regions"])
+    for region, group in zip(answer["regions"], answer["groups"], strict=True):
+        assert group["box"] == region["box"]
+        box = ",".join(map(str, group["box"])) if group["box"] else "0,0,100000,100000"
+        again = search(service, drawn_shop.query, box=box, top=3)
+        assert items(group) == items(again)
+
+
+def test_several_pictures_are_views_of_one_object(service: Running, drawn_shop: Shop) -> None:
+    data = [("picture", drawn_shop.query.read_bytes())] * 2
+    told = service.client.post("/v1/search", files=data).json()
+    assert items(told)[:3] == items(search(service, drawn_shop.query))[:3]
+
+
+@pytest.mark.parametrize(
+    ("question", "said"),
+    [
+        ({}, "nothing to search with"),
+        ({"txt": "red"}, "txt: Extra inputs are not permitted"),
+        ({"item": "a", "vector": [1]}, "more than one thing"),
+        ({"text": "red", "top": 0}, "top: "),
+        ({"text": "red", "offset": 1_000_000}, "offset: "),
+        ({"text": "red", "box": [1, 2, 3]}, "box.3: "),
+        ({"text": "red", "where": "price <"}, "filter"),
+        ({"text": "red", "where": "prize < 3"}, "prize"),
+        ({"url": "http://example.org/a.jpg"}, "fetches no pictures"),
+        ({"text": "red", "caption": True}, "a caption goes with one picture"),
+        ([], "body: "),
+        ("red", "body: "),
+    ],
+)
+def test_what_is_wrong_with_a_question_is_said(service: Running, question: object, said: str) -> None:
+    assert said in problem(service.client.post("/v1/search", json=question), 422)
+
+
+def test_wrong_bodies(service: Running, drawn_shop: Shop) -> None:
+    post = service.client.post
+    assert "not JSON" in problem(
+        post("/v1/search", content=b"{", headers={"content-type": "application/json"}), 400
+    )
+    assert "another kind" in problem(post("/v1/search", content=b"red"), 415)
+    assert "another name" in problem(post("/v1/search", files={"image": b"123"}), 422)
+    assert "not a picture" in problem(post("/v1/search", files={"picture": b"123"}), 422)
+    told = problem(post("/v1/search", files={"picture": ("secret-name.jpg", b"\xff\xd8\xff123")}), 422)
+    assert "secret-name" not in told
+    many = [("picture", drawn_shop.query.read_bytes())] * 17
+    assert post("/v1/search", files=many).status_code in (400, 422)
+    problem(service.client.get("/v1/search"), 405)
+    problem(service.client.get("/v1/nothing"), 404)
+
+
+def test_why_an_item_was_found(service: Running, drawn_shop: Shop) -> None:
+    hit = search(service, drawn_shop.query)["hits"][0]
+    told = service.client.post(
+        "/v1/explain",
+        data={"item": hit["item"], "sha256": hit["sha256"]},
+        files={"picture": drawn_shop.query.read_bytes()},
+    ).json()
+    for side in ("query", "hit"):
+        patches = np.array(told[side]["patches"])
+        assert patches.ndim == 2 and patches.size > 4 and 0 <= patches.min() <= patches.max() <= 1
+    wrong = {"item": hit["item"], "sha256": "0" * 64}
+    answer = service.client.post("/v1/explain", data=wrong, files={"picture": drawn_shop.query.read_bytes()})
+    assert "no such picture" in problem(answer, 404)
+
+
+def test_embeddings_are_the_encoders(service: Running, drawn_shop: Shop) -> None:
+    picture = base64.b64encode(drawn_shop.query.read_bytes()).decode()
+    told = service.client.post(
+        "/v1/embeddings", json={"input": [{"image": picture}, {"image": picture}]}
+    ).json()
+    rows = np.array([each["embedding"] for each in told["data"]])
+    assert [each["index"] for each in told["data"]] == [0, 1]
+    np.testing.assert_allclose(np.linalg.norm(rows, axis=1), 1, atol=1e-4)
+    np.testing.assert_allclose(rows[0], rows[1], atol=1e-5)
+    answer = service.client.post("/v1/embeddings", json={"input": "red dress"})
+    assert "has no language" in problem(answer, 422)
+    problem(service.client.post("/v1/embeddings", json={"input": [{"image": "???"}]}), 422)
+    problem(service.client.post("/v1/embeddings", json={"input": []}), 422)
+
+
+def test_what_there_is_to_search_in(service: Running, drawn_shop: Shop) -> None:
+    told = service.client.get("/v1/catalogue").json()
+    with lookalike.open(drawn_shop.folder) as catalogue:
+        counts = catalogue.store.count()
+    assert (told["items"], told["regions"]) == (counts.items, counts.regions)
+    assert told["filters"]["colour"]["kind"] == "text" and told["filters"]["price"]["kind"] == "number"
+    assert set(told["filters"]["colour"]["values"]) == {"red", "navy", "green"}
+    assert told["language"] is False and told["captions_at_query"] is False
+
+
+def test_a_new_item_is_found_without_a_restart(
+    shop: Shop, serve: Callable[..., Running], tmp_path: Path
+) -> None:
+    service = serve(shop.folder)
+    before = search(service, shop.query)
+    (tmp_path / "more" / "found-again").mkdir(parents=True)
+    (tmp_path / "more" / "found-again" / "a.jpg").write_bytes(shop.query.read_bytes())
+    with lookalike.open(shop.folder) as catalogue:
+        catalogue.add(tmp_path / "more")
+    after = search(service, shop.query)
+    assert after["version"] != before["version"]
+    assert items(after)[0] == "found-again" and after["hits"][0]["score"] > 0.99
+
+
+# With captions
+
+
+@pytest.fixture(scope="module")
+def told_shop(drawn_shop: Shop, serve: Callable[..., Running], tmp_path_factory: Any) -> Iterator[Running]:
+    """A catalogue with palette's captions in its descriptors, whose queries get them too."""
+    from lookalike.settings import Settings, open_captioner
+
+    folder = tmp_path_factory.mktemp("told") / "shop"
+    settings = Settings(encoder="compact", regime="train+gallery+query")
+    with lookalike.open(folder, settings) as catalogue:
+        catalogue.add(drawn_shop.table, captioner=open_captioner("palette"))
+    yield serve(folder, "--captions", "palette")
+
+
+def test_hits_come_first_and_refined_ones_after_the_caption(told_shop: Running, drawn_shop: Shop) -> None:
+    assert told_shop.client.get("/v1/catalogue").json()["captions_at_query"]
+    with told_shop.client.stream(
+        "POST",
+        "/v1/search",
+        data={"caption": "true"},
+        files={"picture": drawn_shop.query.read_bytes()},
+        headers={"Accept": "text/event-stream"},
+    ) as stream:
+        assert stream.headers["content-type"].startswith("text/event-stream")
+        lines = [line for line in stream.iter_lines() if line]
+    events = [
+        (name.removeprefix("event: "), json.loads(data.removeprefix("data: ")))
+        for name, data in zip(lines[::2], lines[1::2], strict=True)
+    ]
+    names = [name for name, _ in events]
+    told = dict(events)
+    assert names[:2] == ["hits", "caption"] and names[-1] == "done"
+    assert told["caption"]["by"].startswith("palette") and told["caption"]["text"]
+    assert any(claim["believed"] for claim in told["caption"]["claims"])
+    assert (told["caption"]["outcome"] == "refined") == ("refined" in told)
+    plain = search(told_shop, drawn_shop.query, caption="true")
+    assert plain["query"]["caption"] == (
+        told["refined"]["query"]["caption"] if "refined" in told else plain["query"]["caption"]
+    )
+    assert items(plain) == items(told.get("refined", told["hits"]))
+
+
+def test_words_have_meaning_where_the_encoder_has_language(told_shop: Running) -> None:
+    told = told_shop.client.post("/v1/embeddings", json={"input": ["a red skirt", "a navy shirt"]}).json()
+    rows = np.array([each["embedding"] for each in told["data"]])
+    assert rows.shape[0] == 2 and rows[0] @ rows[1] < 0.999
+    assert asked(told_shop, text="a red garment", top=3)["hits"]

@@ -124,7 +124,7 @@ async def list_jobs(
     service: Annotated[Service, Depends(service_of)], page: Annotated[Page, Query()]
 ) -> dict[str, Any]:
     """Jobs, the newest first; records are kept for 30 days. `next` is null on the last page."""
-    meta = await run_in_threadpool(dict, service.catalogue.store.meta)
+    meta = await run_in_threadpool(lambda: dict(service.catalogue.store.meta.items()))
     jobs = await run_in_threadpool(Ledger(service.folder).listed, meta)
     start = next((place + 1 for place, job in enumerate(jobs) if job.job == page.after), 0)
     if page.after and not start:
@@ -319,7 +319,7 @@ class Runner:
     async def _sweep(self) -> None:
         """Once, at the start."""
         catalogue, folder = self._service.catalogue, self._service.folder
-        meta = dict(catalogue.store.meta)
+        meta = dict(catalogue.store.meta.items())
         await asyncio.to_thread(self._ledger.sweep, meta)
         going = {job.job for job in self._ledger.unfinished()}
         if ended := [id for id in of_jobs(meta) if id not in going]:

@@ -59,7 +59,7 @@ def main() -> None:
         folder = Path(place)
         draw(folder / "gallery", arguments.items)
         with lookalike.open(folder / "shop") as catalogue:
-            catalogue.add(folder / "gallery", calibrate=False)
+            catalogue.add(folder / "gallery")
         queries = [jpeg(number) for number in range(arguments.items, arguments.items + QUERIES)]
         limit = measure_limit(queries, arguments.seconds)
         with Server(folder / "shop", arguments.workers) as server:

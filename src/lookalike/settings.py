@@ -24,6 +24,7 @@ ENCODERS = {
     "colour-histogram": "lookalike.encoders:ColourHistogram",
     "compact": "lookalike.encoders.exported:compact",
 }
+THREADED = ("efficientnet-lite2", "compact")  # of these: may be told how many cores a pass takes
 REGION_FINDERS = {
     "predicted": "lookalike.regions:Predicted",
     "salient": "lookalike.regions:Salient",
@@ -127,8 +128,9 @@ def regime_for(encoder: Encoder, wanted: str | None = None, present: str = "") -
     return "image"
 
 
-def open_encoder(named: str | Encoder) -> Encoder:
-    """An encoder by name; an object is taken as it is.
+def open_encoder(named: str | Encoder, threads: int | None = None) -> Encoder:
+    """An encoder by name; an object is taken as it is. `threads` is how many cores a pass of it takes, where
+    onnxruntime runs it; None for all.
 
     "hub:NAME" is a hub model that was pulled, "hub:FOLDER" one in a folder. A path is that of an exported
     model, FILE.onnx, or of a trained one's folder; "x2vlm:FILE" is an X²-VLM checkpoint, "x2vlm:FILE@384" the
@@ -137,7 +139,8 @@ def open_encoder(named: str | Encoder) -> Encoder:
     if not isinstance(named, str):
         return named
     if named in ENCODERS:  # before a folder of that name
-        shipped: Encoder = _named("encoder", named, ENCODERS)()
+        made = _named("encoder", named, ENCODERS)
+        shipped: Encoder = made(threads=threads) if named in THREADED else made()
         return shipped
     if named.startswith("hub:"):
         from lookalike.encoders import HubEncoder
@@ -146,7 +149,7 @@ def open_encoder(named: str | Encoder) -> Encoder:
     if named.endswith(".onnx"):
         from lookalike.encoders import AdaptedEncoder, OnnxBranches
 
-        return AdaptedEncoder(OnnxBranches(Path(named)))
+        return AdaptedEncoder(OnnxBranches(Path(named), threads), threads=threads)
     if named.startswith("x2vlm:") or (Path(named) / "model.json").is_file():
         from lookalike.encoders import AdaptedEncoder
 

@@ -70,9 +70,9 @@ class OnnxBranches:
             return self._opened
 
 
-def compact() -> AdaptedEncoder:
+def compact(threads: int | None = None) -> AdaptedEncoder:
     """The small trained model that ships inside the package; docs/model.md says on what it was trained."""
-    return AdaptedEncoder(OnnxBranches(SHIPPED, name="compact"))
+    return AdaptedEncoder(OnnxBranches(SHIPPED, threads, name="compact"), threads=threads)
 
 
 @dataclass(frozen=True, slots=True)

@@ -87,18 +87,20 @@ def create_app(config: Config) -> FastAPI:
 
 
 def _service(config: Config, watching: Watch) -> Service:
-    folder = config.folder
+    folder, cores = config.folder, os.cpu_count() or 1
     encoder = None
     if LocalStore.exists(folder):
         with LocalStore(folder) as store:
-            encoder = Batched(open_encoder(store.meta["encoder"]), watching.batch)
+            # As many passes at a time as there are cores, each on one: more is done than by one pass on all.
+            passes = max(1, cores // config.workers)
+            encoder = Batched(open_encoder(store.meta["encoder"], threads=1), watching.batch, passes)
     settings = Settings(encoder, query_regions=config.query_regions, rerank=config.rerank)
     catalogue = open_catalogue(folder, settings, create=False)
     return Service(
         catalogue=catalogue,
         folder=folder,
         limits=config.limits,
-        decoder=Decoder(config.limits, os.cpu_count() or 1),
+        decoder=Decoder(config.limits, cores),
         access=Access(Keys(folder), config.searching_needs_key, config.per_minute, config.proxies),
         watch=watching,
         fetcher=Fetcher(config.limits) if config.urls else None,

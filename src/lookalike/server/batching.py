@@ -5,92 +5,83 @@ from __future__ import annotations
 import queue
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
 from lookalike.roles import Encoder
-from lookalike.values import Box, Floats, Maps, Picture, Region
+from lookalike.values import Floats, Maps, Picture, Region
 
-MOST = 32  # regions or pictures of a batch
+MOST = 8  # regions or pictures of a batch: more gain nothing
 
 
 @dataclass(slots=True)
 class _Asked:
-    """What one thread wants encoded: regions with their captions, or pictures whose maps it wants."""
+    """A region that is wanted encoded in the light of its caption, or a picture whose map is wanted."""
 
-    regions: Sequence[Region] = ()
-    captions: Sequence[str] = ()
-    pictures: Sequence[Picture] = ()
+    what: Region | Picture
+    caption: str = ""
     made: Future[Any] = field(default_factory=Future)
-
-    def __len__(self) -> int:
-        return len(self.regions) + len(self.pictures)
 
 
 class Batched:
-    """An encoder in front of another: while a batch is encoded, what is asked meanwhile gathers for the next.
+    """An encoder before another: while batches are encoded, what is asked meanwhile gathers for the next.
 
-    So nobody waits for company, and the busier the service is, the larger the batches. Where a batch fails,
-    each of its requests is tried alone, so that one does not take the others with it. `on_batch` is told
-    how many regions and pictures went through together, and the seconds that it took.
+    So nobody waits for company, and the busier the service is, the larger the batches. `at_a_time` batches
+    are under way, and share what there is to do: a single one leaves cores idle between its passes. Where a
+    batch fails, each of its regions is tried alone, so that one does not take the others with it. `on_batch`
+    is told how many regions and pictures went through together, and the seconds that it took.
     """
 
-    def __init__(self, encoder: Encoder, on_batch: Callable[[int, float], None]) -> None:
+    def __init__(self, encoder: Encoder, on_batch: Callable[[int, float], None], at_a_time: int) -> None:
         self.name, self.dim, self.fingerprint = encoder.name, encoder.dim, encoder.fingerprint
-        self._encoder, self._on_batch = encoder, on_batch
-        self._asked: queue.Queue[_Asked | None] = queue.Queue()
-        self._thread = threading.Thread(target=self._work, name="lookalike-encoder", daemon=True)
-        self._thread.start()
+        self._encoder, self._on_batch, self._at_a_time = encoder, on_batch, at_a_time
+        self._asked: queue.Queue[_Asked] = queue.Queue()
+        for _ in range(at_a_time):
+            threading.Thread(target=self._work, name="lookalike-encoder", daemon=True).start()
 
     def __getattr__(self, name: str) -> Any:
         """What an encoder has besides, such as `captioned`."""
         return getattr(self._encoder, name)
 
     def pictures(self, regions: Sequence[Region], captions: Sequence[str] | None = None) -> Floats:
-        made: Floats = self._put(_Asked(regions, captions or [""] * len(regions)))
-        return made
+        told = captions or [""] * len(regions)
+        rows = self._put([_Asked(*each) for each in zip(regions, told, strict=True)])
+        return np.stack(rows) if rows else np.empty((0, self.dim), np.float32)
 
     def maps(self, pictures: Sequence[Picture]) -> Maps | None:
-        made: Maps | None = self._put(_Asked(pictures=pictures))
-        return made
+        made = self._put([_Asked(picture) for picture in pictures])
+        if None in made:
+            return None
+        return Maps(np.stack([values for values, _ in made]), tuple(frame for _, frame in made))
 
     def texts(self, texts: Sequence[str]) -> Floats | None:
         return self._encoder.texts(texts)
 
-    def close(self) -> None:
-        """After what was asked is done."""
-        self._asked.put(None)
-        self._thread.join()
-
-    def _put(self, asked: _Asked) -> Any:
-        self._asked.put(asked)
-        return asked.made.result()
+    def _put(self, wanted: Sequence[_Asked]) -> list[Any]:
+        for asked in wanted:
+            self._asked.put(asked)
+        return [asked.made.result() for asked in wanted]
 
     def _work(self) -> None:
-        going = True
-        while going:
-            batch = [self._asked.get()]
-            while sum(map(len, filter(None, batch))) < MOST:
-                try:
-                    batch.append(self._asked.get_nowait())
-                except queue.Empty:
-                    break
-            going = None not in batch
-            wanted = [asked for asked in batch if asked is not None]
-            self._encode([asked for asked in wanted if asked.regions], self._described)
-            self._encode([asked for asked in wanted if not asked.regions], self._looked)
+        while True:
+            wanted = [self._asked.get()]
+            for _ in range(min(MOST - 1, self._asked.qsize() // self._at_a_time)):
+                with suppress(queue.Empty):
+                    wanted.append(self._asked.get_nowait())
+            self._encode([asked for asked in wanted if isinstance(asked.what, Region)], self._described)
+            self._encode([asked for asked in wanted if isinstance(asked.what, Picture)], self._looked)
 
-    def _encode(self, wanted: list[_Asked], work: Callable[[list[_Asked]], list[Any]]) -> None:
+    def _encode(self, wanted: list[_Asked], work: Callable[[list[Any], list[str]], Iterable[Any]]) -> None:
         if not wanted:
             return
         began = time.perf_counter()
         try:
-            for asked, made in zip(wanted, work(wanted), strict=True):
-                asked.made.set_result(made)
+            made = work([asked.what for asked in wanted], [asked.caption for asked in wanted])
         except Exception as error:
             if len(wanted) == 1:
                 wanted[0].made.set_exception(error)
@@ -98,21 +89,15 @@ class Batched:
                 for asked in wanted:
                     self._encode([asked], work)
             return
-        self._on_batch(sum(map(len, wanted)), time.perf_counter() - began)
+        for asked, each in zip(wanted, made, strict=True):
+            asked.made.set_result(each)
+        self._on_batch(len(wanted), time.perf_counter() - began)
 
-    def _described(self, wanted: list[_Asked]) -> list[Floats]:
-        regions = [region for asked in wanted for region in asked.regions]
-        captions = [caption for asked in wanted for caption in asked.captions]
-        rows = self._encoder.pictures(regions, captions if any(captions) else None)
-        return np.split(rows, np.cumsum([len(asked) for asked in wanted])[:-1])
+    def _described(self, regions: list[Region], captions: list[str]) -> Floats:
+        return self._encoder.pictures(regions, captions if any(captions) else None)
 
-    def _looked(self, wanted: list[_Asked]) -> list[Maps | None]:
-        maps = self._encoder.maps([picture for asked in wanted for picture in asked.pictures])
+    def _looked(self, pictures: list[Picture], _: list[str]) -> Sequence[Any]:
+        maps = self._encoder.maps(pictures)
         if maps is None:
-            return [None] * len(wanted)
-        ends = np.cumsum([len(asked) for asked in wanted])
-        frames: Sequence[Box] = maps.frames
-        return [
-            Maps(maps.values[end - len(asked) : end], tuple(frames[end - len(asked) : end]))
-            for asked, end in zip(wanted, ends.tolist(), strict=True)
-        ]
+            return [None] * len(pictures)
+        return list(zip(maps.values, maps.frames, strict=True))

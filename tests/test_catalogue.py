@@ -7,13 +7,13 @@ import numpy as np
 import pytest
 
 import lookalike
-from lookalike import images, upkeep
+from lookalike import calibration, images, upkeep
 from lookalike.catalogue import Catalogue
 from lookalike.errors import BadInput, BadPicture, CatalogueError, WrongEncoder
 from lookalike.rerank import SuperGlobal
 from lookalike.settings import Settings
 from lookalike.testing import ThumbnailEncoder
-from lookalike.values import Box, Picture, Query, Region
+from lookalike.values import Box, Floats, Picture, Query, Region
 from saving import save
 
 OpenShop = Callable[..., Catalogue]
@@ -332,6 +332,19 @@ def test_wrong_questions_are_one_clear_line(clothes: Catalogue, tmp_path: Path) 
     with pytest.raises(CatalogueError, match="no catalogue"):
         lookalike.open(tmp_path / "typo", create=False)
     assert not (tmp_path / "typo").exists()
+
+
+def test_a_gallery_too_small_for_a_threshold_is_not_searched_for_one(
+    pictures: Path, open_shop: Callable[..., Catalogue]
+) -> None:
+    catalogue = open_shop()
+    catalogue.add(pictures, calibrate=False)
+
+    def look(_: Picture) -> list[tuple[Region, Floats]]:
+        raise AssertionError("six items stand out from nothing")
+
+    facts = calibration.measured(catalogue.store, look, None)
+    assert facts["confident_from"] is None and facts["calibrated_at"] == "7"
 
 
 def test_among_one_item_the_closest_region_counts(

@@ -421,7 +421,7 @@ def test_what_is_no_picture_is_told_in_one_line(page: Page, tmp_path: Path) -> N
     (tmp_path / "broken.jpg").write_bytes(b"no picture at all")
     page.one("#file").send_keys(str(tmp_path / "broken.jpg"))
     page.wait(lambda: page.all("#notice .wrong"))
-    assert "not a picture; JPEG, PNG" in page.one("#notice .wrong").text
+    assert "Not a picture; JPEG, PNG" in page.one("#notice .wrong").text
     assert page.one("#notice .wrong").get_attribute("role") == "alert"
     assert page.one("#unseen").is_displayed()
     refused = [line for line in page.chrome.get_log("browser") if "422" not in line["message"]]

@@ -24,6 +24,7 @@ bench: install-dev  ## print the tables of docs/benchmarks.md
 	$(BIN)/python benchmarks/store.py
 	$(BIN)/python benchmarks/search.py
 	$(BIN)/python benchmarks/indexing.py
+	$(BIN)/python benchmarks/serve.py
 
 install: $(VENV)/.installed
 install-dev: $(VENV)/.installed-dev

@@ -129,10 +129,9 @@ def _adapted(
     saved = load(folder)
     about = saved.about["study"]
     known = saved.guard, bool(saved.about["recipe"]["imagine"])
-    tuning = Looking(saved.model, material, "tuning", *known)
     if kept is None:
-        facts = {"tuning mAP": float(np.nanmean(tuning.measure(View()).ap))}
-        facts |= saved.about.get("guard", {})
+        tuning = Looking(saved.model, material, "tuning", *known).measure(View())
+        facts = {"tuning mAP": float(np.nanmean(tuning.ap)), **saved.about.get("guard", {})}
     else:
         facts = dict(kept.facts)
     looking = Looking(saved.model, material, material.measured, *known)

@@ -79,7 +79,7 @@ class Catalogue:
         self.open_writer = open_writer
         self._gallery_regions = gallery_regions
         self._query_regions = query_regions
-        self._check_encoder(store)
+        self.check_encoder()
 
     def __enter__(self) -> Self:
         return self
@@ -163,7 +163,7 @@ class Catalogue:
         since it was opened.
         """
         with self.open_writer() as store:
-            self._check_encoder(store)
+            self.check_encoder()
             yield store
 
     def put(
@@ -242,8 +242,10 @@ class Catalogue:
                 shortlist = self._finished(view, query, shortlist, where)
             keys, scores = ranking.best_of_items(view, shortlist.keys, shortlist.scores)
             hits = ranking.hits(view, keys[:top], scores[:top])
+            version = view.version
         found = [region for region, _ in candidates[0]] if candidates else []
-        return Hits(hits, regions[0] if regions else None, confident, clock.finish(), prominence, found)
+        region = regions[0] if regions else None
+        return Hits(hits, region, confident, clock.finish(), prominence, found, version)
 
     @property
     def regime(self) -> str:
@@ -300,8 +302,9 @@ class Catalogue:
                     ranked.append((keys[:top], scores[:top]))
                 yield ranking.filled(ranked)
 
-    def _check_encoder(self, store: Store) -> None:
-        meta, encoder = store.meta, self.encoder
+    def check_encoder(self) -> None:
+        """WrongEncoder unless the descriptors are the encoder's, which another process may have replaced."""
+        meta, encoder = dict(self.store.meta.items()), self.encoder
         if meta["fingerprint"] != encoder.fingerprint:
             raise WrongEncoder(
                 f"the catalogue was built by {meta['encoder']} ({meta['fingerprint']}), "

@@ -327,6 +327,7 @@ class Hits(list[Hit]):
         timings_ms: Mapping[str, float],
         prominence: float = -math.inf,
         found: Sequence[Region] = (),
+        version: str = "",
     ) -> None:
         super().__init__(hits)
         self.region = region  # of the query's picture that was searched; None for words alone
@@ -334,6 +335,7 @@ class Hits(list[Hit]):
         self.timings_ms = timings_ms
         self.prominence = prominence  # how far the first item stands out, see `ranking.prominence`
         self.found = tuple(found)  # where the object may be in the query's first picture, best first
+        self.version = version  # of what was searched, see `roles.View`
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,7 +16,7 @@ import typer
 
 from lookalike.cli.captioning import CAPTIONER, KeyOption, LlmOption, StrategyOption, VlmOption, plain_asking
 from lookalike.cli.output import say
-from lookalike.errors import BadInput, CatalogueError, MissingExtra
+from lookalike.errors import BadInput, MissingExtra
 
 if TYPE_CHECKING:  # loaded by the command: `--help` answers at once
     from fastapi import FastAPI
@@ -25,7 +25,6 @@ if TYPE_CHECKING:  # loaded by the command: `--help` answers at once
 
 _CONFIG = "LOOKALIKE_SERVE"  # hands the options to the processes that uvicorn starts
 _HOSTS = ("127.0.0.1", "localhost", "[::1]")
-_SCOPES = ("search", "write", "admin")
 
 
 def serve(
@@ -84,15 +83,15 @@ def serve(
     ] = 1,
 ) -> None:
     """Serve a catalogue: a page to drop a photo on at /, an API at /v1 (see /docs)."""
-    if new_key or keys or remove_key:
-        _of_keys(catalogue, new_key, keys, remove_key)
-        return
     try:
         import fastapi  # noqa: F401
         import uvicorn
         from uvicorn.supervisors import Multiprocess
     except ImportError:
         raise MissingExtra("a service", "serve") from None
+    if new_key or keys or remove_key:
+        _of_keys(catalogue, new_key, keys, remove_key)
+        return
     from lookalike.server.access import Access, Keys
     from lookalike.settings import Settings, open_captioner, open_catalogue
 
@@ -172,14 +171,9 @@ def _of_keys(catalogue: Path, new_key: str | None, listed: bool, removed: str | 
     from lookalike.server.access import Keys
     from lookalike.store import LocalStore
 
-    if not LocalStore.exists(catalogue):
-        raise CatalogueError(
-            f"there is no catalogue at {catalogue}", f"make one: lookalike index PICTURES --to {catalogue}"
-        )
+    LocalStore(catalogue).close()  # keys belong to a catalogue
     keys = Keys(catalogue)
     if new_key is not None:
-        if new_key not in _SCOPES:
-            raise BadInput(f"no scope is called {new_key!r}", f"known: {', '.join(_SCOPES)}")
         typer.echo(keys.new(new_key))  # type: ignore[arg-type]
         typer.echo("keep it: it is not shown again", err=True)
     if removed is not None:

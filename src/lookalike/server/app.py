@@ -88,12 +88,10 @@ def create_app(config: Config) -> FastAPI:
 
 def _service(config: Config, watching: Watch) -> Service:
     folder, cores = config.folder, os.cpu_count() or 1
-    encoder = None
-    if LocalStore.exists(folder):
-        with LocalStore(folder) as store:
-            # As many passes at a time as there are cores, each on one: more is done than by one pass on all.
-            passes = max(1, cores // config.workers)
-            encoder = Batched(open_encoder(store.meta["encoder"], threads=1), watching.batch, passes)
+    with LocalStore(folder) as store:
+        named = store.meta["encoder"]
+    # As many passes at a time as there are cores, each on one: more is done than by one pass on all.
+    encoder = Batched(open_encoder(named, threads=1), watching.batch, max(1, cores // config.workers))
     settings = Settings(encoder, query_regions=config.query_regions, rerank=config.rerank)
     catalogue = open_catalogue(folder, settings, create=False)
     return Service(

@@ -37,7 +37,7 @@ from lookalike.datasets import Listed
 from lookalike.errors import BadInput, BadPicture, CatalogueBusy
 from lookalike.server.access import needs
 from lookalike.server.limits import Limits
-from lookalike.server.pictures import ORIGIN, Upload, forget, keep, upload
+from lookalike.server.pictures import ORIGIN, Upload, forget, keep, place_of, upload
 from lookalike.server.problems import Problem, faults
 from lookalike.server.service import Service, service_of
 from lookalike.values import AttributeValue, Box, Item, Row
@@ -321,7 +321,7 @@ def _document(rows: Sequence[Row]) -> dict[str, Any]:
         "attributes": dict(item.attributes),
         "pictures": [
             {
-                "picture": f"/v1/pictures/{sha256}",
+                "picture": place_of(sha256),
                 "sha256": sha256,
                 "width": regions[0].width,
                 "height": regions[0].height,

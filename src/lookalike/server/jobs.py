@@ -6,8 +6,6 @@ Of all processes that serve a catalogue one works on its jobs. See `ledger` for 
 from __future__ import annotations
 
 import asyncio
-import base64
-import binascii
 import hashlib
 import json
 import os
@@ -378,11 +376,9 @@ def _parsed(raw: bytes, limits: Limits) -> tuple[Line, list[bytes]]:
         line = Line.model_validate_json(raw)
         if len(line.pictures) > limits.pictures:
             raise BadInput(f"{len(line.pictures)} pictures, at most {limits.pictures} are allowed")
-        return line, [base64.b64decode(each, validate=True) for each in line.pictures]
+        return line, [pictures.from_base64(each) for each in line.pictures]
     except ValidationError as error:
         raise BadInput(faults(error, "item")) from None
-    except (binascii.Error, ValueError):
-        raise BadInput("a picture that is not base64") from None
 
 
 def _why(error: LookalikeError) -> str:

@@ -7,11 +7,12 @@ in `pictures/` under the SHA-256 of what is kept. Thumbnails lie in `thumbnails/
 from __future__ import annotations
 
 import asyncio
+import base64
 import hashlib
 import os
 import re
 import secrets
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from enum import IntEnum
@@ -26,7 +27,7 @@ from fastapi.responses import Response
 from PIL import Image
 
 from lookalike import images
-from lookalike.errors import BadPicture, CatalogueError
+from lookalike.errors import BadInput, BadPicture, CatalogueError
 from lookalike.indexing import chunks
 from lookalike.roles import Store
 from lookalike.server.access import needs
@@ -63,6 +64,19 @@ class Upload:
     suffix: str
     box: Box | None
     sha256: str
+
+
+def place_of(sha256: str) -> str:
+    """Where a picture of the catalogue is to be had."""
+    return f"/v1/pictures/{sha256}"
+
+
+def from_base64(text: str) -> bytes:
+    """A file that came within JSON; BadInput for what is no base64."""
+    try:
+        return base64.b64decode(text, validate=True)
+    except ValueError:  # characters beyond ASCII are one, too
+        raise BadInput("a picture that is not base64") from None
 
 
 def upload(picture: Picture, box: Box | None, lossless: bool) -> Upload:
@@ -187,7 +201,7 @@ async def _thumbnail(request: Request, service: Service, rows: list[Row], width:
         with suppress(OSError):  # not there yet, as a rule
             return await run_in_threadpool(path.read_bytes)
         async with making.turns:
-            data = await run_in_threadpool(_original, service.folder, rows)
+            data = await run_in_threadpool(original, service.folder, rows)
             if data is None:
                 raise Problem(410, "the picture's file has gone, or is not the one that was indexed")
             try:
@@ -207,7 +221,7 @@ def _thumbnail_of(folder: Path, sha256: str, width: int) -> Path:
     return folder / THUMBNAILS / f"{sha256}-{width:d}.jpg"
 
 
-def _original(folder: Path, rows: list[Row]) -> bytes | None:
+def original(folder: Path, rows: Sequence[Row]) -> bytes | None:
     """The file of a picture, under any of the names that it was indexed by; None where it has gone."""
     for row in rows:
         path = Path(row.source)

@@ -19,12 +19,14 @@ from lookalike.errors import (
     CatalogueError,
     LookalikeError,
     StorageFull,
+    WrongEncoder,
 )
 
-_STATES: Sequence[tuple[type[LookalikeError], int, str]] = (  # the first that fits
-    (CatalogueBusy, 503, "another process is writing to the catalogue"),
-    (StorageFull, 507, "the disk is full"),
-    (CatalogueError, 503, "the catalogue cannot be used at present"),
+_STATES: Sequence[tuple[type[LookalikeError], int, str, int]] = (  # the first that fits; seconds to wait
+    (CatalogueBusy, 503, "another process is writing to the catalogue", 5),
+    (StorageFull, 507, "the disk is full", 0),
+    (WrongEncoder, 503, "the catalogue was encoded anew: the service has to be started again", 30),
+    (CatalogueError, 503, "the catalogue cannot be used at present", 5),
 )
 MEDIA = "application/problem+json"
 _TEXT = {"type": "string"}
@@ -69,18 +71,21 @@ class Problem(Exception):
         return JSONResponse(told, self.status, self.headers, MEDIA)
 
 
-def problem_of(error: LookalikeError) -> Problem:
-    """What the library says, as an answer. Of a catalogue its state alone: the library names folders."""
+def problem_of(error: LookalikeError) -> Problem | None:
+    """What the library says, as an answer; None for what no request is to blame for.
+
+    Of a catalogue its state alone: the library names folders.
+    """
     if isinstance(error, BadPicture | BadInput):
         return Problem(422, str(error).removeprefix("picture: "), error.hint)
-    for kind, status, detail in _STATES:
+    for kind, status, detail, wait_s in _STATES:
         if isinstance(error, kind):
-            return Problem(status, detail, headers={"Retry-After": "5"} if status == 503 else None)
-    return Problem(500, "something went wrong here; the log has it under this request's id")
+            return Problem(status, detail, headers={"Retry-After": str(wait_s)} if wait_s else None)
+    return None
 
 
 def handle(app: FastAPI) -> None:
-    """Have an app answer with problem documents whatever is raised."""
+    """Have an app answer with problem documents; what nobody foresaw is left to `watch.Watched`."""
 
     async def ours(_: Request, error: Exception) -> JSONResponse:
         assert isinstance(error, Problem)
@@ -88,7 +93,10 @@ def handle(app: FastAPI) -> None:
 
     async def librarys(_: Request, error: Exception) -> JSONResponse:
         assert isinstance(error, LookalikeError)
-        return problem_of(error).response()
+        problem = problem_of(error)
+        if problem is None:
+            raise error
+        return problem.response()
 
     async def invalid(_: Request, error: Exception) -> JSONResponse:
         assert isinstance(error, RequestValidationError)
@@ -98,14 +106,10 @@ def handle(app: FastAPI) -> None:
         assert isinstance(error, HTTPException)
         return Problem(error.status_code, str(error.detail), headers=error.headers).response()
 
-    async def unforeseen(_: Request, error: Exception) -> JSONResponse:
-        return Problem(500, "something went wrong here; the log has it under this request id").response()
-
     app.add_exception_handler(Problem, ours)
     app.add_exception_handler(LookalikeError, librarys)
     app.add_exception_handler(RequestValidationError, invalid)
     app.add_exception_handler(HTTPException, starlettes)
-    app.add_exception_handler(Exception, unforeseen)
 
 
 def faults(error: ValidationError | RequestValidationError, whole: str = "body") -> str:

@@ -2,135 +2,43 @@
 
 from __future__ import annotations
 
-import base64
 import json
 import time
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
-from contextlib import asynccontextmanager
+from contextlib import suppress
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal, TypeVar, cast
+from typing import Annotated, Any, cast
 
 import numpy as np
 from fastapi import APIRouter, Depends, Request
 from fastapi.responses import JSONResponse, Response, StreamingResponse
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
-from starlette.datastructures import UploadFile
 
-from lookalike import images
 from lookalike.captions import Vocabulary
 from lookalike.errors import BadInput, BadPicture
 from lookalike.explain import patch_similarity
 from lookalike.refining import Refinement, refined
 from lookalike.server.access import needs
-from lookalike.server.limits import Limits
-from lookalike.server.problems import Problem, faults
+from lookalike.server.pictures import from_base64, original, place_of
+from lookalike.server.problems import Problem
+from lookalike.server.questions import Explanation, Image, Inputs, Question, asked, body
 from lookalike.server.service import Service, service_of
-from lookalike.values import Box, Floats, Hit, Hits, Picture, Region
+from lookalike.values import Box, Floats, Hit, Hits, Picture, Region, Row
 
 router = APIRouter(prefix="/v1", tags=["search"])
-Asked = TypeVar("Asked", bound=BaseModel)
-_TEXT = Limits().text
-_FIELD_BYTES = 64 * 1024  # of a form's field that is no picture
 
 
-def _corners(value: object) -> object:
-    """A box as forms write it, "x0,y0,x1,y1"."""
-    return value.split(",") if isinstance(value, str) else value
-
-
-Corners = Annotated[
-    tuple[float, float, float, float],
-    BeforeValidator(_corners),
-    Field(description="x0, y0, x1, y1 in pixels of the upright picture", examples=[[40, 20, 300, 420]]),
-]
-
-
-class _Strict(BaseModel):
-    """What every question has in common: no field that is not known."""
-
-    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
-
-
-class Question(_Strict):
-    """What to search with and for. In a form, pictures come as `picture` and the rest as fields."""
-
-    item: str | None = Field(None, max_length=200, description="like this item of the catalogue")
-    vector: list[float] | None = Field(None, max_length=65_536, description="like this descriptor")
-    url: str | None = Field(
-        None, max_length=2_000, description="a picture elsewhere, where the service allows it"
-    )
-    text: str | None = Field(None, max_length=_TEXT, description="words: alone, or with what is looked like")
-    box: Corners | None = None
-    where: str | None = Field(None, max_length=_TEXT, examples=["price < 50 and color = 'red'"])
-    top: int = Field(10, ge=1, le=Limits().top)
-    offset: int = Field(0, ge=0, le=Limits().deepest)
-    regions: Literal["best", "each"] = "best"
-    caption: bool = Field(False, description="refine the hits by a caption that is written meanwhile")
-
-
-class Explanation(_Strict):
-    """Which hit to explain: an item, and which of its pictures."""
-
-    item: str = Field(max_length=200)
-    sha256: str = Field(pattern="^[0-9a-f]{64}$")
-    box: Corners | None = None
-    hit_box: Corners | None = None
-    words: str | None = Field(None, max_length=_TEXT, description="what was said of the query")
-
-
-class Image(_Strict):
-    image: str = Field(description="base64 of a picture's file")
-
-
-class Inputs(_Strict):
-    """OpenAI's form: one input or several, words or pictures."""
-
-    input: Annotated[str, Field(max_length=_TEXT)] | list[Annotated[str, Field(max_length=_TEXT)] | Image]
-    model: str | None = Field(None, max_length=200)
-
-
-def _body(model: type[BaseModel], example: object = None, pictured: bool = True) -> dict[str, Any]:
-    """The body of an operation in OpenAPI: JSON like the example, where `pictured` a form with pictures."""
-    schema = model.model_json_schema()
-    schema = _without_references(schema, schema.pop("$defs", {}))
-    content: dict[str, Any] = {}
-    if pictured:
-        fields: dict[str, Any] = {
-            name: {**each, "type": "string"} if name.endswith("box") else each
-            for name, each in schema["properties"].items()
-            if name not in ("item", "vector", "url") or model is Explanation
-        }
-        picture = {"type": "array", "items": {"type": "string", "format": "binary"}, "maxItems": 16}
-        form = {"type": "object", "properties": {"picture": picture, **fields}, "additionalProperties": False}
-        content["multipart/form-data"] = {"schema": form}
-    if example is not None:
-        content["application/json"] = {"schema": schema, "example": example}
-    return {"requestBody": {"required": True, "content": content}}
-
-
-def _without_references(schema: Any, known: Mapping[str, Any]) -> Any:
-    """A schema with what it refers to in the place of the references."""
-    if isinstance(schema, list):
-        return [_without_references(each, known) for each in schema]
-    if not isinstance(schema, dict):
-        return schema
-    if "$ref" in schema:
-        return _without_references(known[schema["$ref"].rpartition("/")[2]], known)
-    return {name: _without_references(each, known) for name, each in schema.items()}
-
-
-_QUESTION = {"text": "felt hat", "where": "price < 50", "top": 5}
-_INPUTS = {"input": ["a felt hat"]}
-
-
-@router.post("/search", dependencies=[Depends(needs("search"))], openapi_extra=_body(Question, _QUESTION))
+@router.post(
+    "/search",
+    dependencies=[Depends(needs("search"))],
+    openapi_extra=body(Question, {"text": "felt hat", "where": "price < 50", "top": 5}),
+)
 async def search(request: Request, service: Annotated[Service, Depends(service_of)]) -> Response:
     """The items most like a picture, an item, a descriptor, or words.
 
     With `caption` and `Accept: text/event-stream` hits come at once as the event `hits`, then what became of
     the caption as `caption`, and, where it changes anything, other hits as `refined`; `done` is last.
     """
-    async with _form(request, service, Question) as (question, files):
+    async with asked(request, service, Question) as (question, files):
         given = [name for name in ("item", "vector", "url") if getattr(question, name) is not None]
         if len(given) + bool(files) > 1:
             raise Problem(422, "more than one thing to search with", "send pictures, item, vector or url")
@@ -158,10 +66,10 @@ async def search(request: Request, service: Annotated[Service, Depends(service_o
     return JSONResponse(asking.document(told.hits or first, told))
 
 
-@router.post("/explain", dependencies=[Depends(needs("search"))], openapi_extra=_body(Explanation))
+@router.post("/explain", dependencies=[Depends(needs("search"))], openapi_extra=body(Explanation))
 async def explain(request: Request, service: Annotated[Service, Depends(service_of)]) -> Response:
     """Why an item was found: which patches of the query and of the item's picture look alike, 0 to 1."""
-    async with _form(request, service, Explanation) as (question, files):
+    async with asked(request, service, Explanation) as (question, files):
         if len(files) != 1:
             raise Problem(422, "an explanation takes one picture", "send it as the form's field picture")
         rows = await service.run(service.catalogue.store.find, [question.sha256])
@@ -170,10 +78,7 @@ async def explain(request: Request, service: Annotated[Service, Depends(service_
             raise Problem(404, "the catalogue has no such picture of this item")
         async with service.turn(request):
             ours = Region(await service.decoder.decode(await files[0].read()), _box(question.box))
-            try:
-                found = await service.decoder.decode(await service.run(images.read, row.source))
-            except BadPicture:
-                raise Problem(404, "the item's picture cannot be read any more") from None
+            found = await _found(service, row)
             theirs = Region(found, _box(question.hit_box) or row.box)
             alike = await service.run(patch_similarity, service.catalogue.encoder, ours, theirs)
     claims = [claim.text for claim in row.caption.claims if claim.believed] if row.caption else []
@@ -181,7 +86,11 @@ async def explain(request: Request, service: Annotated[Service, Depends(service_
     return JSONResponse(
         {
             "query": {"box": _listed(ours.box), "patches": _rounded(alike[0])},
-            "hit": {"box": _listed(theirs.box), "patches": _rounded(alike[1]), "picture": _place(row.sha256)},
+            "hit": {
+                "box": _listed(theirs.box),
+                "patches": _rounded(alike[1]),
+                "picture": place_of(row.sha256),
+            },
             "words": {
                 "shared": [text for text in claims if text in said],
                 "theirs": [text for text in claims if text not in said],
@@ -193,11 +102,11 @@ async def explain(request: Request, service: Annotated[Service, Depends(service_
 @router.post(
     "/embeddings",
     dependencies=[Depends(needs("search"))],
-    openapi_extra=_body(Inputs, _INPUTS, pictured=False),
+    openapi_extra=body(Inputs, {"input": ["a felt hat"]}, pictured=False),
 )
 async def embeddings(request: Request, service: Annotated[Service, Depends(service_of)]) -> dict[str, Any]:
     """Descriptors of words and pictures, as the catalogue's encoder makes them; unit length."""
-    async with _form(request, service, Inputs) as (inputs, files):
+    async with asked(request, service, Inputs) as (inputs, files):
         if files:
             raise Problem(415, "a body of another kind", "send application/json")
     encoder = service.catalogue.encoder
@@ -207,7 +116,9 @@ async def embeddings(request: Request, service: Annotated[Service, Depends(servi
     if not 1 <= len(wanted) <= service.limits.vectors:
         raise Problem(422, f"{len(wanted)} inputs", f"send 1 to {service.limits.vectors}")
     texts = {place: each for place, each in enumerate(wanted) if isinstance(each, str)}
-    files_of = {place: _decoded(each.image) for place, each in enumerate(wanted) if isinstance(each, Image)}
+    files_of = {
+        place: from_base64(each.image) for place, each in enumerate(wanted) if isinstance(each, Image)
+    }
     rows: dict[int, Floats] = {}
     async with service.turn(request):
         if texts:
@@ -307,7 +218,7 @@ class _Asking:
             **self._page(hits),
             "offset": self.question.offset,
             "timings_ms": timings,
-            "version": self.service.version(),
+            "version": hits.version,
         }
 
     @property
@@ -356,43 +267,13 @@ def _event(name: str, told: Mapping[str, Any]) -> str:
     return f"event: {name}\ndata: {json.dumps(told)}\n\n"
 
 
-@asynccontextmanager
-async def _form(
-    request: Request, service: Service, model: type[Asked]
-) -> AsyncIterator[tuple[Asked, list[UploadFile]]]:
-    """The fields of a request, JSON or a form, and the pictures of a form, not yet in memory."""
-    service.check_line()
-    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-    if kind == "application/json":
-        try:
-            fields = json.loads(await request.body())
-        except (ValueError, RecursionError):
-            raise Problem(400, "the body is not JSON") from None
-        yield _valid(model, fields), []
-        return
-    if kind != "multipart/form-data":
-        raise Problem(415, "a body of another kind", "send multipart/form-data or application/json")
-    async with request.form(
-        max_files=service.limits.pictures, max_fields=len(model.model_fields), max_part_size=_FIELD_BYTES
-    ) as form:
-        fields, files = {}, []
-        for name, value in form.multi_items():
-            if isinstance(value, UploadFile):
-                if name != "picture":
-                    raise Problem(422, "a file under another name than picture")
-                files.append(value)
-            elif name in fields:
-                raise Problem(422, f"{name[:40]} is given twice")
-            elif value != "":
-                fields[name] = value
-        yield _valid(model, fields), files
-
-
-def _valid(model: type[Asked], fields: object) -> Asked:
-    try:
-        return model.model_validate(fields)
-    except ValidationError as error:
-        raise Problem(422, faults(error), "see /docs") from None
+async def _found(service: Service, row: Row) -> Picture:
+    """The picture of a row; 404 where its file has gone, or is not the one that was indexed."""
+    data = await service.run(original, service.folder, [row])
+    with suppress(BadPicture):
+        if data is not None:
+            return await service.decoder.decode(data)
+    raise Problem(404, "the item's picture cannot be read any more")
 
 
 def _check_caption(service: Service, question: Question, pictures: int) -> None:
@@ -420,20 +301,9 @@ def _like(service: Service, question: Question) -> Floats | None:
     return np.stack([row.vector for row in rows])
 
 
-def _decoded(text: str) -> bytes:
-    try:
-        return base64.b64decode(text, validate=True)
-    except ValueError:  # characters beyond ASCII are one, too
-        raise Problem(422, "an image that is not base64") from None
-
-
 def _hit(hit: Hit) -> dict[str, Any]:
     """A hit without the place where the server keeps its picture."""
-    return {**hit.as_json(), "picture": _place(hit.sha256), "sha256": hit.sha256}
-
-
-def _place(sha256: str) -> str:
-    return f"/v1/pictures/{sha256}"
+    return {**hit.as_json(), "picture": place_of(hit.sha256), "sha256": hit.sha256}
 
 
 def _box(corners: Sequence[float] | None) -> Box | None:

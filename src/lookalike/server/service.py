@@ -82,15 +82,8 @@ class Service:
                 self.watch.stage("wait", time.perf_counter() - came)
                 if await request.is_disconnected():
                     raise Problem(400, "the client has left")
-                await self.run(self._check)
+                await self.run(self.catalogue.check_encoder)  # `lookalike reindex` may have come
                 yield
-
-    def _check(self) -> None:
-        """That the catalogue's descriptors are still the encoder's: `lookalike reindex` replaces them."""
-        if self.catalogue.store.meta["fingerprint"] != self.catalogue.encoder.fingerprint:
-            raise Problem(
-                503, "the catalogue was encoded anew", "start the service again", {"Retry-After": "30"}
-            )
 
     async def work(self, request: Request, job: Callable[P, R], /, *args: P.args, **named: P.kwargs) -> R:
         """Run what takes time in a thread, in its `turn`."""

@@ -35,7 +35,7 @@ from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 import lookalike
-from lookalike.errors import BadInput, LookalikeError
+from lookalike.errors import BadInput, LookalikeError, WrongEncoder
 from lookalike.server.problems import Problem
 from lookalike.values import Counts
 
@@ -361,11 +361,11 @@ async def ready(request: Request) -> dict[str, str]:
         raise _not_ready("no worker decodes pictures")
     catalogue = state.service.catalogue
     try:
-        made_by = await run_in_threadpool(catalogue.store.meta.get, "fingerprint")
+        await run_in_threadpool(catalogue.check_encoder)
+    except WrongEncoder:
+        raise _not_ready("the catalogue was encoded anew: the service has to be started again") from None
     except LookalikeError:
         raise _not_ready("the catalogue cannot be read") from None
-    if made_by != catalogue.encoder.fingerprint:
-        raise _not_ready("the catalogue was encoded anew: the service has to be started again")
     return {"status": "ready"}
 
 

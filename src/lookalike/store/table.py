@@ -171,27 +171,26 @@ def halves(vectors: Sequence[Floats] | Floats, dim: int) -> Halves:
 
 def facets(connection: sqlite3.Connection, most: int) -> dict[str, Facet]:
     """Of each attribute, and of each `seen_` name of believed claims, how many items have which values."""
-    asked = {
-        "": "SELECT name, value, count(DISTINCT item) FROM attributes GROUP BY name, folded",
-        "seen_": "SELECT attribute, claims.value, count(DISTINCT item) FROM claims"
-        " JOIN regions ON regions.key = region JOIN pictures ON pictures.key = picture"
-        " WHERE believed AND attribute <> '' GROUP BY attribute, claims.folded",
-    }
-    having = {
-        "": "SELECT name, count(DISTINCT item) FROM attributes GROUP BY name",
-        "seen_": "SELECT attribute, count(DISTINCT item) FROM claims"
-        " JOIN regions ON regions.key = region JOIN pictures ON pictures.key = picture"
-        " WHERE believed AND attribute <> '' GROUP BY attribute",
-    }
+    seen = (
+        "FROM claims JOIN regions ON regions.key = region JOIN pictures ON pictures.key = picture"
+        " WHERE believed AND attribute <> ''"
+    )
+    asked = (
+        ("", "name", "value", "FROM attributes"),
+        ("seen_", "attribute", "claims.value", seen),
+    )
     found: dict[str, Facet] = {}
-    for prefix, query in asked.items():
+    for prefix, name, value, place in asked:
         values: dict[str, dict[AttributeValue, int]] = {}
-        for name, value, items in connection.execute(f"{query} ORDER BY 3 DESC, 2"):
-            told = values.setdefault(name, {})
+        counted = f"SELECT {name}, {value}, count(DISTINCT item) {place} GROUP BY {name}, folded"
+        for named, stored, items in connection.execute(f"{counted} ORDER BY 3 DESC, 2"):
+            told = values.setdefault(named, {})
             if len(told) < most:
-                told[from_value(value)] = items
-        for name, items in connection.execute(having[prefix]):
-            found[prefix + name] = Facet(items, values[name])
+                told[from_value(stored)] = items
+        for named, items in connection.execute(
+            f"SELECT {name}, count(DISTINCT item) {place} GROUP BY {name}"
+        ):
+            found[prefix + named] = Facet(items, values[named])
     return found
 
 

@@ -8,6 +8,7 @@ import re
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -65,6 +66,10 @@ def test_every_command_gets_its_answer(counter: tuple[Path, Running]) -> None:
         assert done.returncode == 0, f"{command}\n{done.stdout}{done.stderr}"
         if "items.ndjson" in command:
             job = json.loads(done.stdout)["job"]
+    until = time.monotonic() + 60
+    while service.client.get(f"/v1/jobs/{job}", headers=service.headers("write")).json()["state"] != "done":
+        assert time.monotonic() < until, "the job does not end"
+        time.sleep(0.1)
 
 
 def test_the_python_finds_something(counter: tuple[Path, Running]) -> None:

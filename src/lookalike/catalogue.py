@@ -5,14 +5,15 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
+from itertools import islice
 from pathlib import Path
 from typing import Self
 
 import numpy as np
 
-from lookalike import calibration, images, indexing, ranking
+from lookalike import calibration, doubting, images, indexing, ranking
 from lookalike.datasets import Listed, count, listing, origin_of
 from lookalike.errors import BadInput, WrongEncoder
 from lookalike.indexing import Batch, Parts, Skipped
@@ -22,6 +23,7 @@ from lookalike.values import (
     TOLD_GALLERY,
     TOLD_QUERIES,
     Box,
+    Caption,
     Floats,
     Hits,
     Item,
@@ -53,6 +55,7 @@ class Report:
     skipped: tuple[Skipped, ...]
     captions: int
     uncaptioned: tuple[Skipped, ...]  # pictures that a captioner failed on; the next run asks again
+    doubt: float | None  # share of the captioner's captions that seems to be wrong, where that was asked
     seconds: float  # until everything was searchable; calibration comes after
     encoder_seconds: float  # summed over the worker threads
 
@@ -129,6 +132,8 @@ class Catalogue:
 
         with self.writing() as store:
             parts = self._parts(captioner)
+            if captioner and parts.fused and doubting.weighs(self.encoder):
+                parts = self._doubting(parts, captioner, paths, counted, store)
             for path in paths:
                 origin, run = origin_of(path), store.start_run()
                 indexing.index(listing(path), origin, parts, store, run, on_written)
@@ -151,6 +156,7 @@ class Catalogue:
             skipped=tuple(skipped),
             captions=counts.captions,
             uncaptioned=tuple(uncaptioned),
+            doubt=parts.doubts.get(captioner.name) if captioner and parts.fused else None,
             seconds=seconds,
             encoder_seconds=encoder_seconds,
         )
@@ -195,7 +201,7 @@ class Catalogue:
         text: str | None = None,
         where: str | None = None,
         top: int = 10,
-        caption: str = "",
+        caption: Caption | str = "",
         like: Floats | None = None,
     ) -> Hits:
         """The `top` items closest to a picture, to words, or to both; best first, each with its best region.
@@ -203,7 +209,8 @@ class Catalogue:
         `box` is the object's place in the picture; without it the region finder looks for it. Several
         pictures are taken as views of one object. `where` is a filter such as "price < 50".
 
-        `caption` says what the picture shows (`text` says what is wanted). Only a catalogue of the regime
+        `caption` says what the picture shows (`text` says what is wanted). It counts as the doubt of its
+        captioner allows, where the catalogue knows that one. Only a catalogue of the regime
         "train+gallery+query" takes one: see `check_query_captions`, and `refining.refined` for captions that
         a captioner makes meanwhile.
 
@@ -251,6 +258,11 @@ class Catalogue:
     def regime(self) -> str:
         """Where captions take part in descriptors: one of `values.REGIMES`."""
         return self.store.meta["regime"]
+
+    @property
+    def doubts(self) -> dict[str, float]:
+        """What share of captions seems to be wrong, 0 to 1, by the captioner's name; see `doubting`."""
+        return doubting.kept(self.store.meta)
 
     @cached_property
     def language(self) -> Floats | None:
@@ -313,7 +325,32 @@ class Catalogue:
             )
 
     def _parts(self, captioner: Captioner | None) -> Parts:
-        return Parts(self.encoder, self._gallery_regions, captioner, self.regime in TOLD_GALLERY)
+        fused = self.regime in TOLD_GALLERY
+        return Parts(self.encoder, self._gallery_regions, captioner, fused, self.doubts if fused else {})
+
+    def _doubting(
+        self,
+        parts: Parts,
+        captioner: Captioner,
+        paths: Sequence[Path | str],
+        counted: Sequence[int | None],
+        store: Store,
+    ) -> Parts:
+        """With a doubt of the captioner, found out by pictures from all over the sources and kept.
+
+        A source is looked at once: descriptors of one catalogue weigh its captions alike.
+        """
+        if captioner.name in parts.doubts:
+            return parts
+        each = doubting.SAMPLE // len(paths) + 1
+        listed = (
+            entry
+            for path, total in zip(paths, counted, strict=True)
+            for entry in islice(listing(path), 0, None, max(1, (total or 0) // each))
+        )
+        doubts = {**parts.doubts, **doubting.of_listed(listed, parts)}
+        store.meta.update(doubting.fact(doubts))
+        return replace(parts, doubts=doubts)
 
     def _shortlists(
         self,
@@ -381,7 +418,7 @@ class Catalogue:
         picture: PictureLike | Sequence[PictureLike] | None,
         box: Box | None,
         clock: _Clock,
-        caption: str = "",
+        caption: Caption | str = "",
     ) -> list[list[tuple[Region, Floats]]]:
         """For each picture the regions where the object may be, with their descriptors (D,)."""
         if picture is None:
@@ -402,7 +439,9 @@ class Catalogue:
                 found = [[place] if isinstance(place, Region) else next(searched) for place in places]
         with clock.stage("encode"):
             regions = [region for regions in found for region in regions]
-            vectors = iter(self.encoder.pictures(regions, [caption] * len(regions) if caption else None))
+            said = Caption(caption, "") if isinstance(caption, str) else caption
+            told = [said] * len(regions) if said.text else None
+            vectors = iter(indexing.described(regions, told, self.encoder, self.doubts if told else {}))
         return [[(region, next(vectors)) for region in regions] for regions in found]
 
     def _confident(self, prominence: float) -> bool | None:

@@ -13,16 +13,17 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import islice
-from typing import TypeVar
+from typing import TypeVar, cast
 
 import numpy as np
 
 from lookalike import images
 from lookalike.datasets import Listed, Unlisted
 from lookalike.errors import BadInput, BadPicture
-from lookalike.roles import Captioner, Encoder, RegionFinder, Store
+from lookalike.roles import CaptionedEncoder, Captioner, Encoder, RegionFinder, Store
+from lookalike.trust import UNKNOWN
 from lookalike.values import Box, Caption, Floats, Item, Picture, Region, Row
 
 Entry = TypeVar("Entry")
@@ -41,12 +42,16 @@ class Skipped:
 
 @dataclass(frozen=True, slots=True)
 class Parts:
-    """What makes rows of pictures. With `fused` captions take part in descriptors."""
+    """What makes rows of pictures. With `fused` captions take part in descriptors.
+
+    `doubts` are the shares of captions that seem to be wrong, by source.
+    """
 
     encoder: Encoder
     finder: RegionFinder
     captioner: Captioner | None = None
     fused: bool = False
+    doubts: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,8 +168,8 @@ class _Work:
         words = [caption.text if caption else "" for caption in self.captions]
         lacking = [place for place, vector in enumerate(self.vectors) if vector is None]
         if lacking:
-            told = [words[place] for place in lacking] if parts.fused else None
-            found = described([self.regions[place] for place in lacking], told, parts.encoder)
+            told = [self.captions[place] for place in lacking] if parts.fused else None
+            found = described([self.regions[place] for place in lacking], told, parts.encoder, parts.doubts)
             for place, vector in zip(lacking, found, strict=True):
                 self.vectors[place] = vector
         meanings = meant(words, parts.encoder)
@@ -253,9 +258,25 @@ def put(
     return batch
 
 
-def described(regions: Sequence[Region], captions: Sequence[str] | None, encoder: Encoder) -> Floats:
-    """Descriptors (N, D); BadInput where the encoder breaks its promise of rows of length 1."""
-    vectors = encoder.pictures(regions, captions)
+def described(
+    regions: Sequence[Region],
+    captions: Sequence[Caption | None] | None,
+    encoder: Encoder,
+    doubts: Mapping[str, float],
+) -> Floats:
+    """Descriptors (N, D), each in the light of its caption, which counts as its source's doubt allows.
+
+    BadInput where the encoder breaks its promise of rows of length 1.
+    """
+    if captions is None or not any(captions):
+        vectors = encoder.pictures(regions)
+    else:
+        words = [caption.text if caption else "" for caption in captions]
+        if getattr(encoder, "trust", None) is None:
+            vectors = encoder.pictures(regions, words)
+        else:
+            wrong = [doubts.get(caption.by, UNKNOWN) if caption else UNKNOWN for caption in captions]
+            vectors = cast(CaptionedEncoder, encoder).pictures(regions, words, wrong)
     off = ~(np.abs(np.linalg.norm(vectors, axis=1) - 1) < UNIT_WITHIN)  # NaN is off too
     if off.any():
         region = regions[int(np.argmax(off))]

@@ -88,7 +88,7 @@ def refined(
     if not caption.text:
         yield became("nothing said", caption)
         return
-    better = catalogue.search(region, where=where, top=top, caption=caption.text)
+    better = catalogue.search(region, where=where, top=top, caption=caption)
     same = [hit.item for hit in better] == [hit.item for hit in hits]
     yield became("unchanged", caption) if same else became("refined", caption, better)
 

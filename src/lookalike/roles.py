@@ -7,6 +7,7 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Protocol
 
+from lookalike.trust import Trust
 from lookalike.values import (
     Caption,
     Counts,
@@ -27,7 +28,7 @@ class Encoder(Protocol):
     """Turns regions and words into descriptors. Safe to call from several threads at once.
 
     One that was trained with captions has `captioned = True`; the others pass over the captions of
-    `pictures`, and no catalogue hands them any.
+    `pictures`, and no catalogue hands them any. One that weighs them is a `CaptionedEncoder`.
     """
 
     name: str
@@ -42,6 +43,24 @@ class Encoder(Protocol):
 
     def maps(self, pictures: Sequence[Picture]) -> Maps | None:
         """(B,) whole pictures -> feature maps (B, C, H, W); None where the encoder has none."""
+
+
+class CaptionedEncoder(Encoder, Protocol):
+    """An encoder that believes each caption as far as it agrees with its picture and as its source goes."""
+
+    captioned: bool
+    trust: Trust | None  # what agreement means; None where that is not known: all are believed
+
+    def pictures(
+        self,
+        regions: Sequence[Region],
+        captions: Sequence[str] | None = None,
+        wrong: Sequence[float] | None = None,
+    ) -> Floats:
+        """As of any encoder; `wrong` (N,) is the share of its source's captions that seems to be wrong."""
+
+    def agreement(self, regions: Sequence[Region], captions: Sequence[str]) -> Floats:
+        """How well each caption (N,) fits its region (N,), -1 to 1."""
 
 
 class RegionFinder(Protocol):

@@ -5,15 +5,17 @@ from __future__ import annotations
 import csv
 import json
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from lookalike import images
+from lookalike import doubting, images
 from lookalike.calibration import GATES
 from lookalike.catalogue import Catalogue
 from lookalike.errors import BadInput, BadPicture, CatalogueError, MissingExtra
@@ -33,6 +35,7 @@ def info(catalogue: Catalogue) -> dict[str, Any]:
         "encoder": meta["encoder"],
         "fingerprint": meta["fingerprint"],
         "regime": meta["regime"],
+        "doubts": catalogue.doubts,
         "bytes": catalogue.store.bytes_on_disk(),
     }
 
@@ -237,9 +240,14 @@ def reindex(
         done = total - store.count_unstaged()
         lost: dict[int, Skipped] = {}
         after = 0
+        doubts: Mapping[str, float] = {}
+        if fused and doubting.weighs(encoder):
+            everywhere = islice(store.scan(), 0, None, max(1, total // doubting.SAMPLE))
+            doubts = doubting.of_stored(everywhere, encoder)
+        encode = partial(_encode_again, encoder=encoder, doubts=doubts if fused else None)
         while waiting := store.unstaged(BATCH * (os.cpu_count() or 1), after):
             after = waiting[-1][0]
-            encoded = pool.map(lambda chunk: _encode_again(chunk, encoder, fused), chunks(waiting, BATCH))
+            encoded = pool.map(encode, chunks(waiting, BATCH))
             for again in encoded:
                 store.stage(again.keys, again.vectors, again.meanings)
                 lost |= again.lost
@@ -259,6 +267,7 @@ def reindex(
                 "fingerprint": encoder.fingerprint,
                 "dim": str(encoder.dim),
                 "regime": regime,
+                **doubting.fact(doubts),
             }
         )
         for fact in ("confident_from", "calibrated_at", *GATES):  # the old encoder's
@@ -277,9 +286,12 @@ class _Again:
     lost: dict[int, Skipped]
 
 
-def _encode_again(stored: Sequence[tuple[int, Row]], encoder: Encoder, fused: bool) -> _Again:
+def _encode_again(
+    stored: Sequence[tuple[int, Row]], encoder: Encoder, doubts: Mapping[str, float] | None
+) -> _Again:
+    """Captions take part in descriptors where `doubts` of their sources are given."""
     regions: dict[int, Region] = {}
-    words: list[str] = []
+    captions: list[Caption | None] = []
     lost: dict[int, Skipped] = {}
     for key, row in stored:
         try:
@@ -289,12 +301,14 @@ def _encode_again(stored: Sequence[tuple[int, Row]], encoder: Encoder, fused: bo
                     f"{row.source}: not the picture that was indexed", "index its folder again first"
                 )
             regions[key] = Region(picture, row.box, row.score)
-            words.append(row.caption.text if row.caption else "")
+            captions.append(row.caption)
         except (BadPicture, BadInput) as error:
             lost[key] = Skipped(row.source, str(error))
     none = np.zeros(encoder.dim, np.float32)
     vectors = np.zeros((0, encoder.dim), np.float32)
     if regions:
-        vectors = described(list(regions.values()), words if fused else None, encoder)
+        told = None if doubts is None else captions
+        vectors = described(list(regions.values()), told, encoder, doubts or {})
+    words = [caption.text if caption else "" for caption in captions]
     meanings = [none if meaning is None else meaning for meaning in meant(words, encoder)]
     return _Again(list(regions), vectors, np.reshape(meanings, (-1, encoder.dim)).astype(np.float32), lost)

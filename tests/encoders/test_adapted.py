@@ -35,8 +35,8 @@ from lookalike.learn.sources import Cells, Pictures  # noqa: E402
 from lookalike.learn.tokens import make_tokens  # noqa: E402
 from lookalike.settings import Settings, open_encoder  # noqa: E402
 from lookalike.testing import drawing  # noqa: E402
-from lookalike.values import Box, Floats, Keys, Picture, Region  # noqa: E402
-from lookalike.words import sentences  # noqa: E402
+from lookalike.trust import Trust  # noqa: E402
+from lookalike.values import Box, Floats, Keys, Picture, Region, unit  # noqa: E402
 from pulled import needs_minilm  # noqa: E402
 
 CAPTIONS = [
@@ -78,7 +78,7 @@ class Recorded:
 
 
 def unguarded(saved: Saved) -> Saved:
-    return replace(saved, guard=None)
+    return replace(saved, guard=None, trust=None)
 
 
 def blank_of(saved: Saved) -> Floats:
@@ -253,66 +253,54 @@ def test_what_is_asked_of_one_region_takes_one_pass_of_the_tower() -> None:
     np.testing.assert_allclose(odds[20:], encoder.match([other], ["red"]), atol=1e-4)
 
 
-CLAIMS = [
-    "A red dress. It has white dots! The cloth is 1.5 mm thick.",
-    "",
-    "blue\nTwo pockets; no sleeves.",
-    "!?",
-    "Shoes.",
-    "A hat. A hat. A green hat?",
-    "A red dress. It has white dots!",
-]
+TRUST = Trust(right=0.1, wrong=-0.1, deviation=0.15)
 
 
-def test_a_caption_is_believed_sentence_by_sentence() -> None:
-    saved = unguarded(x2vlm_model())
-    trusting = AdaptedEncoder(in_torch(saved))
-    found = regions()
-    assert trusting.guard is None and trusting.believed(found, CLAIMS) == CLAIMS
-    apart = [sentences(caption) for caption in CLAIMS]
-    assert [len(some) for some in apart] == [3, 0, 3, 0, 1, 3, 2]
-    repeated = [region for region, some in zip(found, apart, strict=True) for _ in some]
-    agreement = trusting.agreement(repeated, [claim for some in apart for claim in some])
-    middle = float(np.sort(agreement)[[5, 6]].mean())  # half of the sentences are believed
-    due, rest = [], iter(agreement >= middle)
-    for some in apart:
-        due.append(" ".join(claim for claim in some if next(rest)))
-    kept_in_part = [0 < len(sentences(text)) < len(some) for text, some in zip(due, apart, strict=True)]
-    assert any(kept_in_part) and any(not text and some for text, some in zip(due, apart, strict=True))
+def test_a_caption_counts_by_the_chance_that_it_is_right() -> None:
+    """Between the bare descriptor and the captioned one, each part by itself."""
+    saved, found = unguarded(x2vlm_model()), regions()
+    trusting, weighing = (AdaptedEncoder(in_torch(replace(saved, trust=each))) for each in (None, TRUST))
+    assert weighing.trust == TRUST and weighing.fingerprint != trusting.fingerprint
+    told = np.array([any(map(str.isalnum, caption)) for caption in CAPTIONS])
+    bare, full = trusting.pictures(found), trusting.pictures(found, CAPTIONS)
+    said, agreement = weighing.texts(CAPTIONS), weighing.agreement(found, CAPTIONS)
+    assert said is not None
+    wrong = [0.3, 0.5, 0.9, 0.5, 0.6, 0.1, 0.5]
+    for shares in (wrong, None):
+        rows = weighing.pictures(found, CAPTIONS, shares)
+        np.testing.assert_allclose(np.linalg.norm(rows, axis=1), 1, atol=1e-5)
+        np.testing.assert_allclose(rows[~told], bare[~told], atol=1e-6)
+        chance = TRUST.chance(agreement, np.array(shares or [0.5] * len(found)))[:, None]
+        assert ((chance > 0.05) & (chance < 0.95))[told].all()
+        identity = unit(chance * full[:, :IDENTITY] + (1 - chance) * bare[:, :IDENTITY])
+        language = unit(unit(bare[:, IDENTITY:]) + SHARE * chance * said[:, IDENTITY:])
+        np.testing.assert_allclose(unit(rows[:, :IDENTITY])[told], identity[told], atol=1e-5)
+        np.testing.assert_allclose(unit(rows[:, IDENTITY:])[told], language[told], atol=1e-5)
+    none, all_ = [1.0] * len(found), [0.0] * len(found)
+    np.testing.assert_allclose(weighing.pictures(found, CAPTIONS, none), bare, atol=1e-5)
+    np.testing.assert_allclose(weighing.pictures(found, CAPTIONS, all_), full, atol=1e-5)
 
-    encoder = AdaptedEncoder(in_torch(replace(saved, guard=middle)))
-    assert encoder.guard == middle and encoder.fingerprint != trusting.fingerprint
-    assert encoder.believed(found, CLAIMS) == due
-    np.testing.assert_allclose(encoder.pictures(found, CLAIMS), trusting.pictures(found, due), atol=1e-5)
-    sceptic = AdaptedEncoder(in_torch(replace(saved, guard=1.1)))
-    np.testing.assert_allclose(sceptic.pictures(found, CLAIMS), trusting.pictures(found), atol=1e-6)
-    assert sceptic.believed(found, CLAIMS) == [""] * len(found)
-    assert encoder.believed([], []) == []
 
-
-def test_checking_captions_takes_one_pass_of_the_tower_for_each_region() -> None:
-    branches = in_torch(replace(x2vlm_model(), guard=-1.0))
+def test_weighing_captions_takes_one_pass_of_the_tower_for_each_region() -> None:
+    branches = in_torch(replace(x2vlm_model(), trust=TRUST))
     found = regions() * 2
-    AdaptedEncoder(branches).pictures([replace(region) for region in found], CLAIMS * 2)
+    AdaptedEncoder(branches).pictures([replace(region) for region in found], CAPTIONS * 2)
     assert len(branches.given("tokens", "pixels")) == len(found)
 
 
-def test_the_guard_is_exported(tmp_path: Path) -> None:
-    saved = replace(x2vlm_model(), guard=0.05)
+def test_what_agreement_means_is_exported(tmp_path: Path) -> None:
+    saved = replace(x2vlm_model(), guard=0.05, trust=TRUST)
     export(saved, blank_of(saved), tmp_path / "model.onnx")
     encoder = AdaptedEncoder(OnnxBranches(tmp_path / "model.onnx"))
-    assert encoder.guard == 0.05
-    agreement = encoder.agreement(regions(), CAPTIONS)
-    told = np.array([bool(sentences(caption)) for caption in CAPTIONS])
-    assert 0 < (agreement >= 0.05)[told].sum() < told.sum()
-    due = [text if agreed else "" for text, agreed in zip(CAPTIONS, told & (agreement >= 0.05), strict=True)]
-    assert encoder.believed(regions(), CAPTIONS) == due
+    assert (encoder.guard, encoder.trust) == (0.05, TRUST)
+    due = AdaptedEncoder(in_torch(saved)).pictures(regions(), CAPTIONS, [0.2] * len(CAPTIONS))
+    np.testing.assert_allclose(encoder.pictures(regions(), CAPTIONS, [0.2] * len(CAPTIONS)), due, atol=1e-4)
 
 
-def test_without_a_language_part_nothing_is_guarded() -> None:
-    silent = AdaptedEncoder(in_torch(x2vlm_model(language=0.0)))
+def test_without_a_language_part_nothing_is_weighed() -> None:
+    silent = AdaptedEncoder(in_torch(replace(x2vlm_model(language=0.0), trust=TRUST)))
     trusting = AdaptedEncoder(in_torch(unguarded(x2vlm_model(language=0.0))))
-    assert silent.guard is None
+    assert (silent.guard, silent.trust) == (None, None)
     rows = silent.pictures(regions(), CAPTIONS)
     np.testing.assert_array_equal(rows, trusting.pictures(regions(), CAPTIONS))
 

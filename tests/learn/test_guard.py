@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from garments import Spelled, cells, model
 
-from lookalike.learn.scoring import calibrated, described, sentence_agreements
+from lookalike.learn.scoring import calibrated, caption_trust, described, sentence_agreements
 from lookalike.learn.states import Frozen
 from lookalike.words import sentences
 
@@ -65,3 +65,33 @@ def test_without_captions_there_is_nothing_to_compare(tmp_path: Path) -> None:
     source, texts = cells(tmp_path, captioned=False)
     right, wrong = sentence_agreements(model(), source, texts)
     assert right.shape == wrong.shape == (0,)
+
+
+def test_trust_is_of_whole_captions_and_another_identity_s(tmp_path: Path) -> None:
+    source, _ = cells(tmp_path)
+    identities = source.identities
+    said = [
+        ("short", f"piece {identity} by name", f"piece {identity}, in many more words than that")
+        if region.captions
+        else ()
+        for region, identity in zip(source.regions, identities.tolist(), strict=True)
+    ]
+    told = SimpleNamespace(
+        regions=[replace(r, captions=some) for r, some in zip(source.regions, said, strict=True)],
+        identities=identities,
+        look=source.look,
+    )
+    middle = [some[1] if some else "" for some in said]
+    texts, adapted = Frozen(Spelled(), [*middle], tmp_path / "captions"), model().eval()
+    trust = caption_trust(adapted, told, texts)
+    seen = described(adapted, source, texts).language
+    with torch.no_grad():
+        embedded = adapted.vlm.text_embedding(texts.of(middle)[0]).numpy()
+    there = np.array([bool(caption) for caption in middle])
+    own = (seen * embedded).sum(axis=1)[there]
+    assert trust is not None and abs(trust.right - own.mean()) < 1e-5
+    assert trust.wrong != trust.right and trust.deviation > 0
+    silent = SimpleNamespace(
+        regions=[replace(r, captions=()) for r in source.regions], identities=identities, look=source.look
+    )
+    assert caption_trust(adapted, silent, texts) is None

@@ -65,6 +65,7 @@ def test_compact_is_trained_exported_and_measured(drawn: Path, tmp_path: Path) -
     assert json.loads(again.stdout) == told
     kept = load(model)
     assert kept.guard == told["held out"]["guard"]["threshold"]
+    assert kept.trust is not None and kept.trust.deviation > 0
     assert kept.about["recipe"]["epochs"] == 2 and kept.about["data"]["synthetic"]
     exported = run("models", "export", model, "--out", onnx)
     assert exported.returncode == 0, exported.stderr

@@ -12,6 +12,7 @@ import pytest
 from lookalike.encoders import ColourHistogram, EfficientNet
 from lookalike.server.batching import MOST, Batched
 from lookalike.testing import ThumbnailEncoder, drawing
+from lookalike.trust import Trust
 from lookalike.values import Box, Floats, Picture, Region
 
 REGIONS = [Region(Picture.of(drawing(number, 90, 70)), Box(5, 5, 60, 60)) for number in range(40)]
@@ -66,6 +67,30 @@ def test_captions_go_with_their_regions_and_what_an_encoder_has_besides_is_there
     np.testing.assert_allclose(batched.pictures(REGIONS[:1], ["negative"]), -plain)
     assert batched.captioned and batched.dim == ThumbnailEncoder().dim and batched.texts(["red"]) is None
     assert batched.pictures([]).shape == (0, batched.dim)
+
+
+class Weighing(ThumbnailEncoder):
+    """Tells of each region how wrong its caption's source is."""
+
+    captioned = True
+    trust = Trust(0.5, 0.1, 0.1)
+
+    def pictures(
+        self,
+        regions: Sequence[Region],
+        captions: Sequence[str] | None = None,
+        wrong: Sequence[float] | None = None,
+    ) -> Floats:
+        return np.full((len(regions), 1), -1) if wrong is None else np.array(wrong, np.float32)[:, None]
+
+
+def test_doubts_go_with_their_captions() -> None:
+    batched = Batched(Weighing(), lambda *_: None, 1)
+    shares = [number / 40 for number in range(40)]
+    rows = batched.pictures(REGIONS, ["red"] * 40, shares)
+    np.testing.assert_allclose(rows[:, 0], shares, atol=1e-6)
+    assert batched.pictures(REGIONS[:1], ["red"])[0, 0] == 0.5
+    assert batched.pictures(REGIONS[:1])[0, 0] == -1
 
 
 def test_a_lone_search_is_shared_by_all_passes() -> None:

@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
-from itertools import pairwise
 from types import SimpleNamespace
 from typing import Any
 
@@ -14,11 +13,13 @@ from lookalike.datasets import Labelled, Side
 from lookalike.errors import BadInput
 from lookalike.learn.models.adapted import Adapted
 from lookalike.learn.models.x2vlm import X2VLM, X2VLMConfig
+from lookalike.learn.sampling import others
 from lookalike.learn.scoring import described
 from lookalike.learn.sources import Looked
 from lookalike.learn.tokens import SIDES
 from lookalike.study.guards import GUARDS, PLACES, Guarding, Tuned, crossing, tuned
-from lookalike.study.material import Material, others
+from lookalike.study.material import Material
+from lookalike.trust import Trust
 from lookalike.values import Floats
 
 COLOURS = (
@@ -40,7 +41,7 @@ CONFIG = replace(
     X2VLMConfig.tiny(), vision_width=WIDTH, vision_heads=1, vision_depth=1, text_width=WIDTH, text_layers=0,
     embedding=WIDTH, heads=("temp", "vision_proj", "text_proj", "bbox_head"),
 )  # fmt: skip
-TUNED = Tuned(0.3, 0.8, 0.6, 0.1, 0.2, {"gallery": 0.4, "queries": 0.8})
+TUNED = Tuned(Trust(0.6, 0.1, 0.2), 0.3, 0.8, {"gallery": 0.4, "queries": 0.8})
 
 
 def meant(text: str) -> Floats:
@@ -131,23 +132,6 @@ def guarding(model: Adapted, material: Material) -> Guarding:
     return Guarding(model, material, "validation", bare, threshold=0.3)
 
 
-def test_the_share_of_wrong_captions_follows_their_mean_agreement() -> None:
-    for share in (0.0, 0.25, 1.0):
-        mixed = np.array([0.6] * round(100 * (1 - share)) + [0.1] * round(100 * share), np.float32)
-        assert replace(TUNED, right=0.6, wrong=0.1).share(mixed) == pytest.approx(share, abs=1e-6)
-    assert TUNED.share(np.array([0.9], np.float32)) == 0 and TUNED.share(np.array([-0.9], np.float32)) == 1
-    assert TUNED.share(np.zeros(0, np.float32)) == 1
-    assert replace(TUNED, right=0.1, wrong=0.1).share(np.array([0.9], np.float32)) == 1
-
-
-def test_the_chance_that_a_caption_is_right_is_bayes_rule() -> None:
-    agreements = np.array([-0.2, 0.1, 0.35, 0.6, 0.8], np.float32)
-    of = replace(TUNED, right=0.6, wrong=0.1, deviation=0.2)
-    right, wrong = (np.exp(-(((agreements - mean) / 0.2) ** 2) / 2) for mean in (0.6, 0.1))
-    np.testing.assert_allclose(of.chance(agreements), right / (right + wrong), rtol=1e-5)
-    assert not replace(of, right=0.0).chance(agreements).any()
-
-
 def test_captions_pay_until_their_gains_cross_zero() -> None:
     assert crossing((0, 0.5, 1), (0.02, 0.01, -0.01)) == pytest.approx(0.75)
     assert crossing((0, 0.5, 1), (0.02, -0.02, 0.5)) == pytest.approx(0.25)
@@ -163,8 +147,8 @@ def test_what_agreement_means_is_found_on_the_tuning_part(model: Adapted, materi
         np.array([each.text @ each.language for each in _rows(model, material, name)])
         for name in ("annotation", "shuffled")
     )
-    assert found.right == pytest.approx(own.mean(), abs=1e-5) and found.right > found.wrong
-    assert found.wrong == pytest.approx(other.mean(), abs=1e-5)
+    assert found.trust.right == pytest.approx(own.mean(), abs=1e-5) and found.trust.right > found.trust.wrong
+    assert found.trust.wrong == pytest.approx(other.mean(), abs=1e-5)
     assert (own >= found.threshold - 1e-6).mean() == pytest.approx(0.95, abs=1 / len(tuning.regions))
     assert found.refused == pytest.approx((other < found.threshold).mean()) and found.refused > 0.8
     assert set(found.pays) == set(PLACES) and all(-1 <= share <= 1 for share in found.pays.values())
@@ -248,7 +232,7 @@ def test_a_caption_weighs_as_much_as_it_seems_right(
         found, trust = guarding.looked("weight", name)
         moved = np.linalg.norm(found.identity - bare.identity, axis=1)
         whole = np.linalg.norm(told.identity - bare.identity, axis=1)
-        chance = guarding.tuned.chance(guarding.agreements(material.one_each(name, "validation")))
+        chance = guarding.tuned.trust.chance(guarding.agreements(material.one_each(name, "validation")))
         assert np.array_equal(trust, chance)
         assert (chance.mean() > 0.8) if is_right else (chance.mean() < 0.2)
         assert (moved <= whole + 1e-6).all() and (moved.mean() > whole.mean() / 2) == is_right
@@ -256,14 +240,7 @@ def test_a_caption_weighs_as_much_as_it_seems_right(
         assert np.array_equal(found.language, bare.language)
 
 
-def test_a_caption_is_the_less_likely_the_more_of_its_source_is_wrong(guarding: Guarding) -> None:
-    agreements = np.linspace(-1, 1, 9, dtype=np.float32)
-    chances = [TUNED.chance(agreements, wrong) for wrong in (0.0, 0.1, 0.5, 0.9, 1.0)]
-    assert (chances[0] == 1).all() and (chances[-1] == 0).all()
-    assert all((more >= less).all() for more, less in pairwise(chances))
-    odds = [chance / (1 - chance) for chance in (TUNED.chance(np.zeros(1, np.float32), 0.2), TUNED.chance(
-        np.zeros(1, np.float32)))]  # fmt: skip
-    assert odds[0] / odds[1] == pytest.approx(4, rel=1e-4)  # Bayes: 0.8 to 0.2
+def test_captions_of_a_wrong_source_count_for_next_to_nothing(guarding: Guarding) -> None:
     _, trust = guarding.looked("chance", "wrong")
     assert trust.max() < 0.2
 

@@ -77,6 +77,7 @@ def index(
                 "captions": report.captions,
                 "uncaptioned": [{"source": each.source, "error": each.error} for each in report.uncaptioned],
                 "seconds": round(report.seconds, 3),
+                "doubt": report.doubt,
                 "encoder_seconds": round(report.encoder_seconds, 3),
             }
         )
@@ -218,7 +219,8 @@ def _print_report(report: Report, to: Path) -> None:
     for skipped in report.skipped:
         say(f"  skipped: {skipped.error}")
     if report.captions:
-        say(f"  {report.captions:,} regions have a caption")
+        seeming = "" if report.doubt is None else f"; {report.doubt:.0%} of them seem to be wrong"
+        say(f"  {report.captions:,} regions have a caption{seeming}")
     for failed in report.uncaptioned:
         say(f"  no caption: {failed.source}: {failed.error}")
     if report.vanished:

@@ -20,8 +20,9 @@ from lookalike.encoders.efficientnet import EfficientNet
 from lookalike.encoders.minilm import MiniLM
 from lookalike.errors import BadInput, WeightsError
 from lookalike.squares import DEVIATION, MEAN, stretched
+from lookalike.trust import UNKNOWN, Trust
 from lookalike.values import Box, Floats, Keys, Maps, Picture, Pixels, Region, unit
-from lookalike.words import Words, sentences
+from lookalike.words import Words
 
 TEXTS = 32  # per forward pass: bounds the memory
 SHARE = 0.5  # of a caption's embedding to one of the picture's language part; chosen on products held out
@@ -46,6 +47,7 @@ class Facts:
     boxes: bool = True
     matches: bool = True
     guard: float | None = None
+    trust: Trust | None = None
     towers: Mapping[str, str] = field(default_factory=dict)  # frozen networks before it: fingerprints by name
 
     @property
@@ -79,10 +81,10 @@ class AdaptedEncoder:
     of its regions from the cells that show it, which costs less and finds less. `compact` reads words with
     MiniLM, which is asked for by the first words. `threads` is for its frozen networks.
 
-    A caption takes part in the identity part through the fusion, and in the language part by its embedding.
-
-    `guard` is the agreement that a sentence needs to be believed, None where the model has none: then all
-    are.
+    A caption takes part in the identity part through the fusion, and in the language part by its embedding,
+    both as far as the model believes it: `trust` is what its agreement with captions means, None where that
+    is not known: then all are believed. `guard` is the agreement that a single sentence needs to count as
+    right, None where that is not known.
 
     WeightsError where these are not the ones that the model was trained with.
     """
@@ -99,42 +101,43 @@ class AdaptedEncoder:
                 )
         self.name, self.dim = branches.name, facts.dim
         self.guard = facts.guard if facts.texts else None
+        self.trust = facts.trust if facts.texts else None
         self.captioned = facts.texts
         recipe = [
             facts.fingerprint, f"{facts.weight:g}", *self._towers.fingerprints.values(), self._towers.recipe,
             "by mask" if by_mask else "own pixels", "captions in both parts",
-            *([] if self.guard is None else [f"sentences from {self.guard}"]),
+            *([] if self.trust is None else [str(self.trust)]),
         ]  # fmt: skip
         self.fingerprint = hashlib.sha256("; ".join(recipe).encode()).hexdigest()[:16]
 
-    def pictures(self, regions: Sequence[Region], captions: Sequence[str] | None = None) -> Floats:
-        """(N,) regions -> (N, D), unit rows; each in the light of what is `believed` of its caption."""
+    def pictures(
+        self,
+        regions: Sequence[Region],
+        captions: Sequence[str] | None = None,
+        wrong: Sequence[float] | None = None,
+    ) -> Floats:
+        """(N,) regions -> (N, D), unit rows; each in the light of its caption, as far as that is believed.
+
+        `wrong` (N,) is what share of the captions of its source seems not to be; see `trust.Trust`.
+        """
         rows = np.empty((len(regions), self.dim), np.float32)
         for places, tokens, region in self._seen(regions):
             said = [_words_of(captions[place]) if captions else "" for place in places]
-            bare = np.array([not text or self.guard is not None for text in said])
+            told = np.array([bool(text) for text in said])
+            bare = ~told if self.trust is None else np.ones_like(told)
             if bare.any():
                 rows[places[bare]] = self._branches.run("image", tokens=tokens[bare], region=region[bare])
-            said = self._believed(rows[places], said)
-            told = np.array([bool(text) for text in said])
             if told.any():
                 states, words = self._towers.read([text for text in said if text])
                 fused = self._branches.run(
                     "fused", tokens=tokens[told], region=region[told], states=states, words=words
                 )
                 if self._branches.facts.texts:
-                    fused = self._told(fused, self._branches.run("text", states=states))
+                    shares = [UNKNOWN if wrong is None else wrong[place] for place in places[told]]
+                    meanings = self._branches.run("text", states=states)
+                    fused = self._told(rows[places[told]], fused, meanings, np.array(shares, np.float32))
                 rows[places[told]] = fused
         return rows
-
-    def believed(self, regions: Sequence[Region], captions: Sequence[str]) -> list[str]:
-        """Of each caption (N,) the sentences whose agreement with its region reaches `guard`, "" where none.
-
-        One wrong claim does not cost the others. Without a guard captions are believed as they are.
-        """
-        if self.guard is None:
-            return list(captions)
-        return self._believed(self.pictures(regions), captions)
 
     def texts(self, texts: Sequence[str]) -> Floats | None:
         """(N,) texts -> (N, D): zeros in the identity part; None where the model was not taught words."""
@@ -171,12 +174,14 @@ class AdaptedEncoder:
         return found
 
     def agreement(self, regions: Sequence[Region], captions: Sequence[str]) -> Floats:
-        """How well each caption (N,) fits its region (N,), -1 to 1: what `guard` is a threshold of.
+        """How well each caption (N,) fits its region (N,), -1 to 1: what `trust` and `guard` speak of.
 
         BadInput for a model that was not taught words.
         """
         self._ask_for("texts")
-        return self._agreement(self.pictures(regions), captions)
+        said = self.texts(captions)
+        assert said is not None
+        return self._agreement(self.pictures(regions), said)
 
     def match(self, regions: Sequence[Region], captions: Sequence[str]) -> Floats:
         """Whether each caption (N,) and its region (N,) belong together: log odds (N,), above 0 for yes.
@@ -191,36 +196,28 @@ class AdaptedEncoder:
             odds[places] = logits[:, 1] - logits[:, 0]
         return odds
 
-    def _believed(self, bare: Floats, captions: Sequence[str]) -> list[str]:
-        """`believed` of regions by their descriptors without a caption (N, D), which only a guard reads."""
-        if self.guard is None:
-            return list(captions)
-        claims = [(place, claim) for place, text in enumerate(captions) for claim in sentences(text)]
-        places = [place for place, _ in claims]
-        agreement = self._agreement(bare[places], [claim for _, claim in claims])
-        kept: list[list[str]] = [[] for _ in captions]
-        for (place, claim), agreed in zip(claims, agreement >= self.guard, strict=True):
-            if agreed:
-                kept[place].append(claim)
-        return [" ".join(some) for some in kept]
-
-    def _agreement(self, bare: Floats, captions: Sequence[str]) -> Floats:
-        """Of descriptors without a caption (N, D): their language part comes from the picture alone."""
+    def _agreement(self, bare: Floats, said: Floats) -> Floats:
+        """Of descriptors without a caption (N, D), their language part from the picture alone, and texts."""
         identity = self._branches.facts.identity
-        said = self.texts(captions)
-        assert said is not None
-        return np.asarray((unit(bare[:, identity:]) * said[:, identity:]).sum(axis=1))
+        return np.asarray((unit(bare[:, identity:]) * said[:, identity:]).sum(axis=1), np.float32)
 
-    def _told(self, rows: Floats, said: Floats) -> Floats:
-        """Descriptors (N, D) with `SHARE` of their captions' embeddings (N, D) added to the language parts.
+    def _told(self, bare: Floats, fused: Floats, said: Floats, wrong: Floats) -> Floats:
+        """Descriptors (N, D) between `bare` and `fused` ones, by the chance that captions are right.
 
-        These keep their weight in the whole.
+        `SHARE` of the captions' embeddings (N, D), times that chance, is added to the language parts. Both
+        parts keep their weight in the whole.
         """
         identity = self._branches.facts.identity
-        language = rows[:, identity:]
+        chance = np.ones((len(fused), 1), np.float32)
+        own = fused[:, :identity]
+        if self.trust is not None:
+            chance = self.trust.chance(self._agreement(bare, said), wrong)[:, None]
+            weight = np.linalg.norm(own, axis=1, keepdims=True)
+            own = weight * unit(chance * own + (1 - chance) * bare[:, :identity])
+        language = fused[:, identity:]
         weight = np.linalg.norm(language, axis=1, keepdims=True)
-        mixed = weight * unit(unit(language) + SHARE * said[:, identity:])
-        return np.concatenate([rows[:, :identity], mixed], axis=1)
+        mixed = weight * unit(unit(language) + SHARE * chance * said[:, identity:])
+        return np.concatenate([own, mixed], axis=1)
 
     def _ask_for(self, what: Literal["texts", "boxes", "matches"]) -> None:
         if not getattr(self._branches.facts, what):

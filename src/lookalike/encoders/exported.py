@@ -19,6 +19,7 @@ import numpy as np
 from lookalike.encoders.adapted import AdaptedEncoder, Facts
 from lookalike.encoders.efficientnet import cores, session_options
 from lookalike.errors import BadInput, WeightsError
+from lookalike.trust import Trust
 from lookalike.values import Floats, Keys
 
 SHIPPED = Path(__file__).with_name("compact.onnx")
@@ -163,7 +164,9 @@ def _facts(contents: Contents, path: Path) -> Facts:
     try:
         if found["sha256"] != checksum(contents.graph, found):
             raise WeightsError(f"{path} is damaged, its checksum differs", _AGAIN)
-        return Facts(**json.loads(found["facts"]), fingerprint=found["sha256"])
+        facts = json.loads(found["facts"])
+        trust = facts.pop("trust", None)
+        return Facts(**facts, trust=trust and Trust(**trust), fingerprint=found["sha256"])
     except (KeyError, TypeError, ValueError) as error:
         raise WeightsError(f"{path} is damaged: {error}", _AGAIN) from error
 

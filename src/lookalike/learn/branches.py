@@ -88,6 +88,7 @@ def facts_of(saved: Saved) -> Facts:
         boxes=taught("bbox_head", "box"),
         matches=taught("itm_head", "itm"),
         guard=saved.guard,
+        trust=saved.trust,
         towers=dict(saved.towers),
     )
 

@@ -11,6 +11,7 @@ from lookalike.errors import BadInput
 from lookalike.values import Keys
 
 NO_IDENTITY = -1  # of a region that takes part in no pair
+_ROUNDS = 100  # of exchanging partners, until none meets its own identity
 
 
 class PKSampler:
@@ -88,3 +89,20 @@ def _too_few(there: int, left_out: int, p: int, world: int) -> BadInput:
         f"{told}, and {left_out:,} of a single region",
         "training needs several pictures of each product; lookalike doctor shows what a data set has",
     )
+
+
+def others(identities: Keys) -> Keys:
+    """The regions (N,) in an order by chance in which each meets one of another identity.
+
+    By region, not by identity: were all regions of a product given another product's captions, these would
+    still tell which regions belong together. Where one identity has half of the regions, some meet their own.
+    """
+    random = np.random.default_rng(0)
+    order = random.permutation(len(identities))
+    for _ in range(_ROUNDS):
+        alike = np.flatnonzero((identities[order] == identities) & (identities != NO_IDENTITY))
+        for place, partner in zip(alike, random.integers(len(order), size=len(alike)), strict=True):
+            order[[place, partner]] = order[[partner, place]]
+        if not len(alike):
+            break
+    return order

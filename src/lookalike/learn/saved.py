@@ -14,6 +14,7 @@ from lookalike.learn.models.adapted import Adapted
 from lookalike.learn.models.compact import compact
 from lookalike.learn.models.x2vlm import X2VLM, X2VLMConfig
 from lookalike.learn.recipes import Trunk
+from lookalike.trust import Trust
 
 FACTS, WEIGHTS = "model.json", "model.safetensors"
 _VERSION = 1  # of the two files
@@ -32,7 +33,8 @@ class Saved:
     model: Adapted
     trunk: Trunk
     towers: Mapping[str, str] = field(default_factory=dict)
-    guard: float | None = None  # the agreement from which a caption is believed; None: not calibrated
+    guard: float | None = None  # the agreement from which a sentence is believed; None: not calibrated
+    trust: Trust | None = None  # what its agreement with whole captions means; None: not calibrated
     about: Mapping[str, Any] = field(default_factory=dict)
     sha256: str = ""  # of the weights' file; "" before it is saved
 
@@ -54,6 +56,7 @@ def save(saved: Saved, folder: Path) -> None:
         "language": saved.model.language,
         "towers": dict(saved.towers),
         "guard": saved.guard,
+        "trust": saved.trust and asdict(saved.trust),
         "sha256": hashlib.sha256(content).hexdigest(),
         "about": dict(saved.about),
     }
@@ -91,6 +94,15 @@ def load(folder: Path) -> Saved:
             raise WeightsError(f"{folder / WEIGHTS} is not what {FACTS} says", "train it again")
         model.vlm.text_encoder.tie()
         model.requires_grad_(False).eval()
-        return Saved(model, *(facts[name] for name in ("trunk", "towers", "guard", "about", "sha256")))
+        trust = facts.get("trust")
+        return Saved(
+            model,
+            facts["trunk"],
+            facts["towers"],
+            facts["guard"],
+            trust and Trust(**trust),
+            facts["about"],
+            facts["sha256"],
+        )
     except (KeyError, TypeError, ValueError, RuntimeError, BadInput, SafetensorError) as error:
         raise WeightsError(f"{folder} holds no model that can be used: {error}", "train it again") from error

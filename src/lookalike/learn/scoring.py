@@ -15,9 +15,10 @@ from lookalike.datasets import Side
 from lookalike.evaluation.metrics import Ranks, ranks_of
 from lookalike.learn.models.adapted import Adapted
 from lookalike.learn.objective import spread
-from lookalike.learn.sampling import NO_IDENTITY
+from lookalike.learn.sampling import NO_IDENTITY, others
 from lookalike.learn.sources import Looked, Source, Texts
 from lookalike.learn.tokens import SIDES
+from lookalike.trust import Trust
 from lookalike.values import Floats, Keys
 from lookalike.words import sentences
 
@@ -123,6 +124,21 @@ def mean_average_precision(descriptors: Floats, source: Source) -> float:
     """The mean of `average_precisions`; NaN where no query has an answer."""
     aps = average_precisions(descriptors, source)
     return float(np.nanmean(aps)) if np.isfinite(aps).any() else float("nan")
+
+
+def caption_trust(model: Adapted, source: Source, texts: Texts) -> Trust | None:
+    """What the model's agreement with captions means, by the regions' own and by another identity's.
+
+    Of each region the middle caption in length. None where no region has one.
+    """
+    said = [r.captions[len(r.captions) // 2] if r.captions else "" for r in source.regions]
+    swapped = [said[place] for place in others(source.identities).tolist()]
+    seen = described(model, source, texts).language
+    right, wrong = (
+        (seen * embedded(model, texts, each)).sum(axis=1)[[bool(caption) for caption in each]]
+        for each in (said, swapped)
+    )
+    return Trust.of(right, wrong) if any(said) else None
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,6 +21,7 @@ from lookalike.learn.recipes import Recipe
 from lookalike.learn.saved import Saved, load, save
 from lookalike.learn.scoring import (
     calibrated,
+    caption_trust,
     described,
     mean_average_precision,
     overlaps,
@@ -201,8 +202,8 @@ def begin(
 def finish(out: Path, data: Data, device: torch.device | None = None) -> Saved:
     """The kept model with what was found out about it on held-out identities, saved again.
 
-    That is the guard, where there are captions; how well boxes are predicted with captions and without; and
-    how near the imagined caption's embedding comes to the true one's.
+    That is what its agreement with captions means, where there are captions; how well boxes are predicted
+    with captions and without; and how near the imagined caption's embedding comes to the true one's.
     """
     saved, held = load(out), data.held_out
     saved.model.to(device)
@@ -211,7 +212,7 @@ def finish(out: Path, data: Data, device: torch.device | None = None) -> Saved:
     found: dict[str, Any] = {}
     if told.any() and saved.about["recipe"]["itc"]:
         guard = calibrated(*sentence_agreements(saved.model, held, data.texts))
-        saved = replace(saved, guard=guard.threshold)
+        saved = replace(saved, guard=guard.threshold, trust=caption_trust(saved.model, held, data.texts))
         found["guard"] = asdict(guard)
     if saved.about["recipe"]["box"]:
         found["boxes"] = {"bare": box_scores(saved.model, data.whole, data.texts)}

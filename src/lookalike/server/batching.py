@@ -9,11 +9,12 @@ from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
-from lookalike.roles import Encoder
+from lookalike.roles import CaptionedEncoder, Encoder
+from lookalike.trust import UNKNOWN
 from lookalike.values import Floats, Maps, Picture, Region
 
 MOST = 8  # regions or pictures of a batch: more gain nothing
@@ -23,8 +24,9 @@ MOST = 8  # regions or pictures of a batch: more gain nothing
 class _Asked:
     """A region that is wanted encoded in the light of its caption, or a picture whose map is wanted."""
 
-    what: Region | Picture
+    what: Any  # a Region or a Picture
     caption: str = ""
+    wrong: float = UNKNOWN
     made: Future[Any] = field(default_factory=Future)
 
 
@@ -48,9 +50,15 @@ class Batched:
         """What an encoder has besides, such as `captioned`."""
         return getattr(self._encoder, name)
 
-    def pictures(self, regions: Sequence[Region], captions: Sequence[str] | None = None) -> Floats:
+    def pictures(
+        self,
+        regions: Sequence[Region],
+        captions: Sequence[str] | None = None,
+        wrong: Sequence[float] | None = None,
+    ) -> Floats:
         told = captions or [""] * len(regions)
-        rows = self._put([_Asked(*each) for each in zip(regions, told, strict=True)])
+        shares = wrong or [UNKNOWN] * len(regions)
+        rows = self._put([_Asked(*each) for each in zip(regions, told, shares, strict=True)])
         return np.stack(rows) if rows else np.empty((0, self.dim), np.float32)
 
     def maps(self, pictures: Sequence[Picture]) -> Maps | None:
@@ -76,12 +84,12 @@ class Batched:
             self._encode([asked for asked in wanted if isinstance(asked.what, Region)], self._described)
             self._encode([asked for asked in wanted if isinstance(asked.what, Picture)], self._looked)
 
-    def _encode(self, wanted: list[_Asked], work: Callable[[list[Any], list[str]], Iterable[Any]]) -> None:
+    def _encode(self, wanted: list[_Asked], work: Callable[[list[_Asked]], Iterable[Any]]) -> None:
         if not wanted:
             return
         began = time.perf_counter()
         try:
-            made = work([asked.what for asked in wanted], [asked.caption for asked in wanted])
+            made = work(wanted)
         except Exception as error:
             if len(wanted) == 1:
                 wanted[0].made.set_exception(error)
@@ -93,11 +101,18 @@ class Batched:
             asked.made.set_result(each)
         self._on_batch(len(wanted), time.perf_counter() - began)
 
-    def _described(self, regions: list[Region], captions: list[str]) -> Floats:
-        return self._encoder.pictures(regions, captions if any(captions) else None)
+    def _described(self, wanted: list[_Asked]) -> Floats:
+        regions = [asked.what for asked in wanted]
+        captions = [asked.caption for asked in wanted]
+        if not any(captions):
+            return self._encoder.pictures(regions)
+        if getattr(self._encoder, "trust", None) is None:
+            return self._encoder.pictures(regions, captions)
+        weighing = cast(CaptionedEncoder, self._encoder)
+        return weighing.pictures(regions, captions, [asked.wrong for asked in wanted])
 
-    def _looked(self, pictures: list[Picture], _: list[str]) -> Sequence[Any]:
-        maps = self._encoder.maps(pictures)
+    def _looked(self, wanted: list[_Asked]) -> Sequence[Any]:
+        maps = self._encoder.maps([asked.what for asked in wanted])
         if maps is None:
-            return [None] * len(pictures)
+            return [None] * len(wanted)
         return list(zip(maps.values, maps.frames, strict=True))

@@ -16,7 +16,14 @@ from lookalike.learn.models.adapted import Adapted
 from lookalike.learn.recipes import Recipe
 from lookalike.learn.rivals import train_rival, verified
 from lookalike.learn.saved import Saved, load, save
-from lookalike.learn.scoring import Described, calibrated, described, ranked, sentence_agreements
+from lookalike.learn.scoring import (
+    Described,
+    calibrated,
+    caption_trust,
+    described,
+    ranked,
+    sentence_agreements,
+)
 from lookalike.learn.session import new_model
 from lookalike.learn.sources import Source, Variant
 from lookalike.learn.train import Trainer
@@ -164,11 +171,13 @@ def _train(arm: Arm, seed: int, material: Material, folder: Path, on_progress: P
             "identities": len(np.unique(known)), "regions": len(known),
         },
     }  # fmt: skip
-    threshold = None
-    if recipe.itc and any(region.captions for region in material.parts["tuning"].regions):
-        guard = calibrated(*sentence_agreements(trainer.model, material.parts["tuning"], material.texts))
+    threshold = trust = None
+    tuning = material.parts["tuning"]
+    if recipe.itc and any(region.captions for region in tuning.regions):
+        guard = calibrated(*sentence_agreements(trainer.model, tuning, material.texts))
         threshold, told["guard"] = guard.threshold, asdict(guard)
-    save(Saved(trainer.model, recipe.trunk, material.towers, threshold, told), folder)
+        trust = caption_trust(trainer.model, tuning, material.texts)
+    save(Saved(trainer.model, recipe.trunk, material.towers, threshold, trust, told), folder)
     (folder / "state.pt").unlink()
 
 

@@ -30,9 +30,11 @@ from lookalike.captions import Vocabulary
 from lookalike.errors import unknown_name
 from lookalike.evaluation.metrics import Ranks
 from lookalike.learn.models.adapted import Adapted
+from lookalike.learn.sampling import others
 from lookalike.learn.scoring import Described, described, embedded, ranked
 from lookalike.learn.sources import Source
-from lookalike.study.material import Material, others
+from lookalike.study.material import Material
+from lookalike.trust import UNKNOWN, Trust
 from lookalike.values import Claim, Floats, unit
 
 GUARDS = ("", "claims", "caption", "source", "weight", "chance")
@@ -47,37 +49,10 @@ _DRAWS = 4  # of which captions are the wrong ones
 class Tuned:
     """What a model's agreement with captions means, by captions known to be right or another identity's."""
 
+    trust: Trust
     threshold: float  # 95 % of right captions agree as much or more
     refused: float  # share of another's captions below it
-    right: float  # mean agreement of right captions
-    wrong: float  # and of another's
-    deviation: float  # of either, around its mean
     pays: Mapping[str, float]  # by place: the share of wrong captions up to which captions bring anything
-
-    def share(self, agreements: Floats) -> float:
-        """How many captions (N,) seem to be another's, 0 to 1, by their mean agreement.
-
-        1 where there are none, and where the model cannot tell right from wrong.
-        """
-        if not len(agreements) or self.right <= self.wrong:
-            return 1.0
-        found = (self.right - float(agreements.mean())) / (self.right - self.wrong)
-        return min(1.0, max(0.0, found))
-
-    def chance(self, agreements: Floats, wrong: float = 0.5) -> Floats:
-        """That each caption is right (N,), 0 to 1, where a share `wrong` of them is not.
-
-        Both kinds are taken as normal with one deviation, which makes it a logistic curve.
-        """
-        if self.right <= self.wrong or wrong >= 1:
-            return np.zeros_like(agreements)
-        if wrong <= 0:
-            return np.ones_like(agreements)
-        steep = (self.right - self.wrong) / max(self.deviation, 1e-6) ** 2
-        middle = (self.right + self.wrong) / 2
-        odds = steep * (agreements - middle) + np.log((1 - wrong) / wrong)
-        # 1 / (1 + exp(-x)), without its overflow
-        return np.asarray((1 + np.tanh(odds / 2)) / 2, np.float32)
 
 
 class Guarding:
@@ -108,8 +83,8 @@ class Guarding:
             return self._bare, trust
         found = described(self._model, self._material.parts[self._part], self._material.texts, said)
         if guard in WEIGHING:  # the language part comes from the picture alone
-            wrong = self.share(source) if guard == "chance" else 0.5
-            trust *= self.tuned.chance(self.agreements(said), wrong)
+            wrong = self.share(source) if guard == "chance" else UNKNOWN
+            trust *= self.tuned.trust.chance(self.agreements(said), wrong)
             chance = trust[:, None]
             mixed = unit(chance * found.identity + (1 - chance) * self._bare.identity)
             found = replace(found, identity=mixed)
@@ -139,7 +114,7 @@ class Guarding:
     def share(self, source: str) -> float:
         """How many of a source's captions of the part seem to be wrong, 0 to 1."""
         said = self._material.one_each(source, self._part)
-        return self.tuned.share(self.agreements(said)[[bool(caption) for caption in said]])
+        return self.tuned.trust.share(self.agreements(said)[[bool(caption) for caption in said]])
 
     def agreements(self, said: Sequence[str]) -> Floats:
         """How far the part's regions agree with a caption each (N,), -1 to 1."""
@@ -176,7 +151,7 @@ def tuned(model: Adapted, material: Material) -> Tuned:
     own, other = ((each.language * each.text).sum(axis=1) for each in (right, wrong))
     there = np.array([bool(one and another) for one, another in zip(said, swapped, strict=True)])
     if not there.any():
-        return Tuned(1.0, 1.0, 0.0, 0.0, 0.0, dict.fromkeys(PLACES, -1.0))
+        return Tuned(Trust(0.0, 0.0, 0.0), 1.0, 1.0, dict.fromkeys(PLACES, -1.0))
     threshold = float(np.quantile(own[there], 1 - _KEPT))
     without = bare.descriptors(model.language)
     told = [
@@ -184,11 +159,9 @@ def tuned(model: Adapted, material: Material) -> Tuned:
         for each, agreements in ((right, own), (wrong, other))
     ]
     return Tuned(
+        Trust.of(own[there], other[there]),
         threshold,
         float((other[there] < threshold).mean()),
-        float(own[there].mean()),
-        float(other[there].mean()),
-        float(np.sqrt((own[there].var() + other[there].var()) / 2)),
         dict(zip(PLACES, _pays(source, without, *told), strict=True)),
     )
 

@@ -22,25 +22,22 @@ from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import numpy as np
-
 from lookalike.captions import FileCaptions, Unread, Vocabulary, Writing, records
 from lookalike.datasets import Dataset, Labelled, Listed, origin_of
 from lookalike.encoders import EfficientNet, MiniLM
 from lookalike.errors import BadInput
-from lookalike.learn.sampling import NO_IDENTITY
+from lookalike.learn.sampling import others
 from lookalike.learn.session import Stage
 from lookalike.learn.sources import Cells, Said, Source, Texts, Variant, said_by
 from lookalike.learn.states import Frozen
 from lookalike.learn.tokens import TokenCache, make_tokens
 from lookalike.roles import Captioner
 from lookalike.settings import Asking, open_captioner
-from lookalike.values import Caption, Item, Keys, Progress
+from lookalike.values import Caption, Item, Progress
 from lookalike.words import sentences
 
 VIEWS = 4  # of each region, for training
 _PALETTE, _ORACLE, _UNCHECKED = "palette", "oracle-", " unchecked"
-_ROUNDS = 100  # of exchanging captions, until none is met by its own
 WIDTH = 8  # pictures that a captioner is asked about at a time
 
 
@@ -155,23 +152,6 @@ def _of_source(source: str, part: str, cells: Source, folder: Path) -> Said:
         return vocabulary.rendered(caption.claims) if source != kind else caption.text
 
     return said_by(FileCaptions(_file(folder, kind, part)), cells.regions, text)
-
-
-def others(identities: Keys) -> Keys:
-    """The regions (N,) in an order by chance in which each meets one of another identity.
-
-    By region, not by identity: were all regions of a product given another product's captions, these would
-    still tell which regions belong together. Where one identity has half of the regions, some meet their own.
-    """
-    random = np.random.default_rng(0)
-    order = random.permutation(len(identities))
-    for _ in range(_ROUNDS):
-        alike = np.flatnonzero((identities[order] == identities) & (identities != NO_IDENTITY))
-        for place, partner in zip(alike, random.integers(len(order), size=len(alike)), strict=True):
-            order[[place, partner]] = order[[partner, place]]
-        if not len(alike):
-            break
-    return order
 
 
 def _file(folder: Path, source: str, part: str) -> Path:

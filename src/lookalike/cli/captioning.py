@@ -339,15 +339,11 @@ def _listed(
 
 
 def _labelled(source: Path, split: str) -> Iterator[Listed | Unlisted]:
-    """The regions of a labelled data set; an identity is an item."""
-    from lookalike.datasets import Listed, Unlisted, open_dataset, origin_of
-    from lookalike.values import Item
+    """The regions of a labelled data set."""
+    from lookalike.datasets import Unlisted, open_dataset
 
     for region in open_dataset(source).read(split):
-        if isinstance(region, Unlisted):
-            yield region
-        else:
-            yield Listed(Item(region.identity or region.id), origin_of(region.source), region.box)
+        yield region if isinstance(region, Unlisted) else region.listed()
 
 
 def prices_of(price: str | None) -> tuple[float, float] | None:

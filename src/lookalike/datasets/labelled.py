@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
 
-from lookalike.datasets.listing import Unlisted
-from lookalike.values import Box
+from lookalike.datasets.listing import Listed, Unlisted, origin_of
+from lookalike.values import Box, Item
 
 
 class Side(StrEnum):
@@ -41,6 +41,10 @@ class Labelled:
     captions: tuple[str, ...] = ()  # true ones, shortest first
     words: str = ""  # what a composed query changes: "the same in red"
     truth: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+
+    def listed(self) -> Listed:
+        """As a picture to index: an identity is an item."""
+        return Listed(Item(self.identity or self.id), origin_of(self.source), self.box)
 
 
 @dataclass(frozen=True, slots=True)

@@ -107,17 +107,33 @@ def average_precisions(descriptors: Floats, source: Source) -> Floats:
     return np.array(aps, np.float32)
 
 
-def ranked(source: Source, asked: Floats, searched: Floats) -> list[Ranks]:
-    """The gallery ranked for each of a source's `queries`, all regions described on either side, (N, D)."""
+@dataclass(frozen=True, slots=True, eq=False)
+class Posed:
+    """Protocol b1: the gallery's regions G scored for each of a source's `queries` Q."""
+
+    queries: Keys  # (Q,) regions of the source
+    gallery: Keys  # (G,)
+    scores: Floats  # (Q, G), -inf where a query would be its own answer
+    right: list[Keys]  # of each query its right answers' places in the gallery
+
+
+def posed(source: Source, asked: Floats, searched: Floats) -> Posed:
+    """The queries by `asked`, the gallery by `searched`, both descriptors (N, D) of all regions."""
     places = queries(source)
     gallery = np.flatnonzero(source.sides != SIDES.index(Side.QUERY))
     scores = asked[places] @ searched[gallery].T
-    scores[places[:, None] == gallery] = -np.inf  # on both sides: never its own answer
+    scores[places[:, None] == gallery] = -np.inf
     right = [
         np.flatnonzero((source.identities[gallery] == source.identities[place]) & (gallery != place))
         for place in places
     ]
-    return ranks_of(scores, right)
+    return Posed(places, gallery, scores, right)
+
+
+def ranked(source: Source, asked: Floats, searched: Floats) -> list[Ranks]:
+    """The gallery ranked for each of a source's `queries`, all regions described on either side, (N, D)."""
+    task = posed(source, asked, searched)
+    return ranks_of(task.scores, task.right)
 
 
 def mean_average_precision(descriptors: Floats, source: Source) -> float:

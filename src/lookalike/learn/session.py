@@ -139,10 +139,17 @@ def picture_data(
     return Data(training, held, whole, Ids(), {})
 
 
+def captioned(dataset: Dataset, split: str, given: FileCaptions | None = None) -> bool:
+    """Whether any region of a split has a caption, in the file where one is given."""
+    regions = (entry for entry in dataset.read(split) if isinstance(entry, Labelled))
+    if given is None:
+        return any(region.captions for region in regions)
+    return any(given.of(origin_of(region.source), region.box) for region in regions)
+
+
 def _check(captions: FileCaptions | None, dataset: Dataset, split: str) -> None:
     """Before the towers look at anything: whether a file says anything of a split."""
-    regions = (entry for entry in dataset.read(split) if isinstance(entry, Labelled))
-    if captions and not any(captions.of(origin_of(region.source), region.box) for region in regions):
+    if captions and not captioned(dataset, split, captions):
         raise BadInput(
             f"the file of captions says nothing of any region of {dataset.name}'s split {split}",
             f"have them written: lookalike caption {dataset.folder} --split {split} --out FILE",

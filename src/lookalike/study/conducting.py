@@ -14,12 +14,12 @@ from typing import Any, Protocol
 from filelock import FileLock, Timeout
 
 from lookalike.captions import FileCaptions
-from lookalike.datasets import Dataset, Labelled, Unlisted, open_dataset, origin_of
+from lookalike.datasets import Dataset, Labelled, Unlisted, open_dataset
 from lookalike.datasets.street2shop import make
 from lookalike.errors import BadInput, CatalogueBusy, unknown_name
 from lookalike.evaluation.harness import usual_split
 from lookalike.learn.recipes import Recipe, recipe
-from lookalike.learn.session import Stage, parts
+from lookalike.learn.session import Stage, captioned, parts
 from lookalike.study.arms import Arm, View, sources_of
 from lookalike.study.material import prepare, to_be_had
 from lookalike.study.results import Results
@@ -142,8 +142,8 @@ def _conducted(
         )
     plan = replace(plan, trained=len(trained))
     every = _wanted(of_study.arms(plan), plan)
-    captioned = {part: _captioned(*each, given) for part, each in splits.items()}
-    arms = _possible(every, captioned["training"], captioned[part], bool(dataset.synthetic))
+    known = {part: captioned(*each, given) for part, each in splits.items()}
+    arms = _possible(every, known["training"], known[part], bool(dataset.synthetic))
     if not arms:
         raise BadInput(
             f"all that the study {name} trains needs captions, and the data set has none",
@@ -195,14 +195,6 @@ def _identities(dataset: Dataset, split: str) -> set[str]:
 def _wanted(arms: Sequence[Arm], plan: Plan) -> list[Arm]:
     seeds = 1 if plan.quick and plan.seeds is None else plan.seeds
     return [arm if seeds is None else replace(arm, seeds=seeds) for arm in arms]
-
-
-def _captioned(dataset: Dataset, split: str, given: FileCaptions | None) -> bool:
-    """Whether any region of a split has a caption, in the file where one is given."""
-    regions = (entry for entry in dataset.read(split) if isinstance(entry, Labelled))
-    if given is None:
-        return any(region.captions for region in regions)
-    return any(given.of(origin_of(region.source), region.box) for region in regions)
 
 
 def _possible(arms: Sequence[Arm], trained: bool, measured: bool, drawn: bool) -> list[Arm]:

@@ -23,7 +23,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from lookalike.captions import FileCaptions, Unread, Vocabulary, Writing, records
-from lookalike.datasets import Dataset, Labelled, Listed, origin_of
+from lookalike.datasets import Dataset, Labelled
 from lookalike.encoders import EfficientNet, MiniLM
 from lookalike.errors import BadInput
 from lookalike.learn.sampling import others
@@ -33,7 +33,7 @@ from lookalike.learn.states import Frozen
 from lookalike.learn.tokens import TokenCache, make_tokens
 from lookalike.roles import Captioner
 from lookalike.settings import Asking, open_captioner
-from lookalike.values import Caption, Item, Progress
+from lookalike.values import Caption, Progress
 from lookalike.words import sentences
 
 VIEWS = 4  # of each region, for training
@@ -163,11 +163,7 @@ def _caption(dataset: Dataset, split: str, source: str, file: Path, on_progress:
     whole = file.with_suffix(".whole")  # says that nothing is missing
     if whole.exists():
         return
-    listed = [
-        Listed(Item(region.identity or region.id), origin_of(region.source), region.box)
-        for region in dataset.read(split)
-        if isinstance(region, Labelled)
-    ]
+    listed = [region.listed() for region in dataset.read(split) if isinstance(region, Labelled)]
     with captioner_of(source, dataset, split) as captioner, Writing(file, source) as writing:
         for done, record in enumerate(
             records(listed, captioner, WIDTH, done=writing.done), start=len(writing.done)

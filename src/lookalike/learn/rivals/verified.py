@@ -8,14 +8,12 @@ import numpy as np
 import torch
 import torch.nn.functional as F  # noqa: N812
 
-from lookalike.datasets import Side
 from lookalike.errors import BadInput
 from lookalike.evaluation.metrics import ranks_of
 from lookalike.learn.rivals.delg import Delg
 from lookalike.learn.rivals.trained import AT_ONCE, Rival
-from lookalike.learn.scoring import queries
+from lookalike.learn.scoring import posed
 from lookalike.learn.sources import Source
-from lookalike.learn.tokens import SIDES
 from lookalike.rerank.geometric import TOLERANCE, Features, inliers
 from lookalike.values import Floats
 
@@ -70,15 +68,11 @@ def verified(rival: Rival, source: Source, first: int = 100) -> Verified:
     `learn.scoring.average_precisions` has it.
     """
     descriptors, features = rival.describe(source), local_features(rival, source)
-    asked = queries(source)
-    gallery = np.flatnonzero(source.sides != SIDES.index(Side.QUERY))
-    scores = descriptors[asked] @ descriptors[gallery].T
-    scores[asked[:, None] == gallery] = -np.inf  # on both sides: never its own answer
-    answers = []
+    task = posed(source, descriptors, descriptors)
+    gallery, scores = task.gallery, task.scores
     of_right: list[int] = []
     of_wrong: list[int] = []
-    for place, row in zip(asked.tolist(), scores, strict=True):
-        right = np.flatnonzero((source.identities[gallery] == source.identities[place]) & (gallery != place))
+    for place, row, right in zip(task.queries.tolist(), scores, task.right, strict=True):
         short = np.argsort(-row, kind="stable")[:first]
         counted = {
             other: inliers(features[place], features[gallery[other]])
@@ -89,8 +83,7 @@ def verified(rival: Rival, source: Source, first: int = 100) -> Verified:
         of_wrong += [counted[other] for other in short.tolist() if other in counted and other not in right]
         for other in short.tolist():
             row[other] += 3.0 * (1 + counted.get(other, 0))  # scores differ by 2 at most
-        answers.append(right)
-    ranks = ranks_of(scores, answers)
+    ranks = ranks_of(scores, task.right)
     return Verified(
         np.array([each.average_precision() for each in ranks], np.float32),
         np.array([each.found[0] + 1 if each.total else np.nan for each in ranks], np.float32),

@@ -187,12 +187,12 @@ def _of_shard(path: Path) -> Iterator[Sample | Unlisted]:
     """The samples of a tar in its order: neighbours of one key."""
     key, picture, record = "", None, ABSENT
 
-    def sample() -> Iterator[Sample | Unlisted]:
+    def sample(whole: bool = True) -> Iterator[Sample | Unlisted]:
         if isinstance(record, BadInput):
             yield Unlisted(str(path), f"{shown(path)}: {record}")
         elif picture and record is not ABSENT:
             yield Sample(path.name, key, *picture, record)
-        elif key:
+        elif key and whole:
             missing = f"{key}.json" if picture else "picture"
             yield Unlisted(str(path), f"{shown(path)}: sample {key} has no {missing}")
 
@@ -214,6 +214,7 @@ def _of_shard(path: Path) -> Iterator[Sample | Unlisted]:
                     picture = name, start, size
         yield from sample()
     except (OSError, BadInput) as error:
+        yield from sample(whole=False)
         yield Unlisted(str(path), f"{shown(path)}: {error}; nothing behind it is read")
 
 

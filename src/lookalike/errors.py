@@ -5,6 +5,7 @@ LookalikeError            what went wrong; `.hint` is the next thing to type or 
 ├── BadInput              a wrong option, box, filter, table or name
 ├── MissingExtra          an optional package is not installed
 ├── WeightsError          model weights are absent, damaged or not what their record says
+├── ProcessLost           another process of a training has ended, or cannot be met
 └── CatalogueError        a catalogue cannot be opened, read or written
     ├── WrongEncoder      the catalogue was built by another encoder
     ├── CatalogueBusy     another process is writing to it
@@ -51,6 +52,10 @@ class MissingExtra(LookalikeError):
 
 class WeightsError(LookalikeError):
     """Model weights are absent, damaged or not what their record says."""
+
+
+class ProcessLost(LookalikeError):
+    """Another process of a training has ended or cannot be met; what was saved is kept."""
 
 
 class CatalogueError(LookalikeError):

@@ -19,8 +19,9 @@ import os
 import re
 import stat
 import struct
+import tarfile
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from io import BytesIO
@@ -71,9 +72,25 @@ def load(path: Path | str, limits: Limits = LOCAL, side: int = SIDE) -> Picture:
     return decode(read(path, limits), os.fspath(path), limits, side)
 
 
+def member(tar: Path | str, name: str, start: int, size: int) -> str:
+    """The source of a picture within an uncompressed tar: `size` bytes from `start`, under this name."""
+    return f"{os.fspath(tar)}/{name}@{start}+{size}"
+
+
+def size_of(path: Path | str) -> int | None:
+    """The bytes of a picture's file, or of its part of a tar; None where there is no such file."""
+    try:
+        within = _within_tar(path)
+        return within.size if within else Path(path).stat().st_size
+    except (OSError, ValueError):
+        return None
+
+
 def read(path: Path | str, limits: Limits = LOCAL) -> bytes:
-    """The bytes of a regular file within the limits, for `decode`; BadPicture where that fails."""
+    """The bytes of a regular file, or of a `member`, within the limits; BadPicture where that fails."""
     with _blaming(path, "cannot be read"):
+        if within := _within_tar(path):
+            return _read_member(within, limits)
         status = Path(path).stat()  # before opening: a named pipe would wait for its writer
         if stat.S_ISDIR(status.st_mode):
             raise BadPicture("a folder, not a picture")
@@ -113,6 +130,41 @@ def shown(text: Path | str) -> str:
     return "".join(
         char if char.isprintable() else char.encode("unicode_escape").decode() for char in os.fspath(text)
     )
+
+
+@dataclass(frozen=True, slots=True)
+class _Member:
+    tar: Path
+    name: str
+    start: int
+    size: int
+
+
+_MEMBER = re.compile(r"(.+\.tar)/([^/]+)@([0-9]{1,15})\+([0-9]{1,12})", re.DOTALL)
+
+
+def _within_tar(path: Path | str) -> _Member | None:
+    found = _MEMBER.fullmatch(os.fspath(path))
+    if not found or not Path(found[1]).is_file():
+        return None
+    return _Member(Path(found[1]), found[2], int(found[3]), int(found[4]))
+
+
+def _read_member(within: _Member, limits: Limits) -> bytes:
+    """What lies at a place, if the tar itself says there that it is this member: an index may be old."""
+    _check_bytes(within.size, limits)
+    with within.tar.open("rb") as file:
+        file.seek(max(0, within.start - tarfile.BLOCKSIZE))
+        header, data = file.read(tarfile.BLOCKSIZE), file.read(within.size)
+    try:
+        there = tarfile.TarInfo.frombuf(header, "utf-8", "surrogateescape")
+    except tarfile.HeaderError:
+        there = tarfile.TarInfo()
+    if (there.name, there.size, there.isreg()) != (within.name, within.size, True):
+        raise BadPicture("the tar holds something else there", "its index.jsonl is old: delete it")
+    if len(data) < within.size:
+        raise BadPicture("the tar ends within it", "it is cut off: copy it again")
+    return data
 
 
 @contextmanager
@@ -162,18 +214,21 @@ class _File:
 
 
 def _opened(data: bytes) -> _File:
-    open_file: Callable[[bytes], _File]
+    openers = {"jpg": _open_jpeg, "png": _open_png, "webp": _open_webp, "heic": _open_heic}
+    return openers[kind_of(data)](data)
+
+
+def kind_of(data: bytes) -> str:
+    """ "jpg", "png", "webp" or "heic", by content; BadPicture for anything else."""
     if data.startswith(b"\xff\xd8\xff"):
-        open_file = _open_jpeg
-    elif data.startswith(b"\x89PNG\r\n\x1a\n"):
-        open_file = _open_png
-    elif data.startswith(b"RIFF") and data[8:12] == b"WEBP":
-        open_file = _open_webp
-    elif data[4:8] == b"ftyp" and data[8:12] in _HEIC_BRANDS:
-        open_file = _open_heic
-    else:
-        raise BadPicture("not a picture", "JPEG, PNG, WebP and HEIC are read, whatever the file's name")
-    return open_file(data)
+        return "jpg"
+    if data.startswith(b"\x89PNG\r\n\x1a\n"):
+        return "png"
+    if data.startswith(b"RIFF") and data[8:12] == b"WEBP":
+        return "webp"
+    if data[4:8] == b"ftyp" and data[8:12] in _HEIC_BRANDS:
+        return "heic"
+    raise BadPicture("not a picture", "JPEG, PNG, WebP and HEIC are read, whatever the file's name")
 
 
 _JPEG_MARKER = re.compile(rb"\xff[^\x00\xff\xd0-\xd7]")  # those are stuffing, filling and restart marks

@@ -12,7 +12,7 @@ from lookalike.cli import captioning, catalogues, measuring, searching, serving,
 from lookalike.cli.bench import bench
 from lookalike.cli.measuring import make
 from lookalike.cli.models import models
-from lookalike.cli.output import printable
+from lookalike.cli.output import tell
 from lookalike.errors import LookalikeError
 
 app = typer.Typer(
@@ -50,9 +50,7 @@ def main() -> None:
     try:
         app()
     except LookalikeError as error:
-        typer.echo(f"error: {printable(str(error))}", err=True)
-        if error.hint:
-            typer.echo(f"hint: {printable(error.hint)}", err=True)
+        tell(error)
         sys.exit(1)
 
 

@@ -197,6 +197,27 @@ def street2shop(
     )
 
 
+@make.command()
+def shards(
+    dataset: DatasetArgument,
+    out: Annotated[Path, typer.Option("--out", metavar="FOLDER", help="Where the tars are written.")],
+    samples: Annotated[int, typer.Option("--samples", min=1, help="Pictures in each.")] = 1000,
+    as_json: JsonOption = False,
+) -> None:
+    """Write a labelled data set as tars, for shared storage. Killed, run it again: it goes on."""
+    from lookalike.datasets import open_dataset
+    from lookalike.datasets.sharding import make_shards
+
+    with bar("writing") as on_progress:
+        made = make_shards(open_dataset(dataset), out, samples, on_progress)
+    if as_json:
+        print_json({"shards": made.shards, "samples": made.samples, "left_out": made.left_out})
+        return
+    for line in made.left_out:
+        say(f"left out: {line}")
+    say(f"{out}: {made.samples:,} pictures in {made.shards:,} shards")
+
+
 def scenes(wanted: str) -> list[Path] | None:
     """Photographs to stand before; None has them drawn."""
     from lookalike import weights

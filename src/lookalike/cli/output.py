@@ -9,6 +9,8 @@ from typing import Annotated, Any, Protocol
 
 import typer
 
+from lookalike.errors import LookalikeError
+
 
 class OnProgress(Protocol):
     def __call__(self, done: int, total: int | None, note: str = "") -> None:
@@ -25,14 +27,16 @@ JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON documen
 
 
 @contextmanager
-def bars() -> Iterator[Callable[[str], OnProgress]]:
-    """A progress bar for each stage on a terminal's standard error; silent elsewhere."""
+def bars(shown: bool = True) -> Iterator[Callable[[str], OnProgress]]:
+    """A progress bar for each stage on a terminal's standard error; silent elsewhere, or not `shown`."""
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     console = Console(stderr=True)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
+    with Progress(
+        *columns, console=console, transient=True, disable=not (shown and console.is_terminal)
+    ) as bar:
 
         def stage(what: str) -> OnProgress:
             task = bar.add_task(what, total=None)
@@ -59,6 +63,13 @@ def say(line: str) -> None:
 def printable(text: str) -> str:
     """One line that any terminal takes: odd bytes and line breaks of file names escaped."""
     return text.encode("utf-8", "backslashreplace").decode().replace("\r", "\\r").replace("\n", "\\n")
+
+
+def tell(error: LookalikeError) -> None:
+    """An error of ours as its two lines."""
+    typer.echo(f"error: {printable(str(error))}", err=True)
+    if error.hint:
+        typer.echo(f"hint: {printable(error.hint)}", err=True)
 
 
 def print_json(document: dict[str, Any]) -> None:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
-from contextlib import closing, contextmanager, nullcontext
-from datetime import timedelta
+from collections.abc import Mapping
+from contextlib import closing, nullcontext
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -13,7 +13,7 @@ import typer
 
 from lookalike import __version__
 from lookalike.cli.measuring import DatasetArgument
-from lookalike.cli.output import JsonOption, OnProgress, bars, print_json, say
+from lookalike.cli.output import JsonOption, OnProgress, bars, print_json, say, tell
 from lookalike.errors import BadInput, MissingExtra
 
 if TYPE_CHECKING:
@@ -70,27 +70,34 @@ def train(
 ) -> None:
     """Train a model on a labelled data set. Killed, run it again: it goes on."""
     try:
-        import torch  # noqa: F401
+        import torch
     except ImportError:
         raise MissingExtra("training", "train") from None
     from lookalike.captions import FileCaptions
     from lookalike.datasets import open_dataset
+    from lookalike.learn.processes import agree, joined
     from lookalike.learn.recipes import recipe
     from lookalike.learn.session import begin, finish, new_model, parts
 
-    wanted = recipe(recipe_name, settings or [])
-    said = None if captions is None else FileCaptions(captions)
-    with _processes(device) as place:
+    with joined(device != "cpu" and torch.cuda.is_available(), tell) as together:
+        place = _place(device)
+        wanted = recipe(recipe_name, settings or [])
+        said = None if captions is None else FileCaptions(captions)
+        given = {"--resolution": resolution, "--views": views, "--captions": said and said.name}
+        given |= {f"the recipe's {name}": value for name, value in asdict(wanted).items()}
+        agree({"the version of lookalike": __version__, "the version of torch": torch.__version__, **given})
         model, new = new_model(wanted, checkpoint, resolution)
         chosen = parts(open_dataset(dataset), split, held_out)
-        with bars() as stage:
-            with _first_alone():  # the others find on disk what the first has made
-                folder = tokens or out / "tokens"
-                data = _data(wanted, model, *chosen, said, folder, views, stage, say=not as_json)
+        quiet = as_json or not together.first
+        with bars(together.first) as stage:
+            folder = tokens or out / "tokens"
+            # What frozen towers see is made by the first process and found on disk by the others.
+            with together.in_turn() if wanted.trunk == "compact" else nullcontext():
+                data = _data(wanted, model, *chosen, said, folder, views, stage, say=not quiet)
             about = {"lookalike": __version__, "checkpoint": str(checkpoint or "")}
             about |= {"captions": said.name} if said else {}
             trainer = begin(model, new, data, wanted, out, about, place, workers)
-            _train(trainer, out, stage, quiet=as_json or not trainer.first)
+            _train(trainer, out, stage, quiet)
         if trainer.first:
             _tell(finish(out, data, place), trainer, out, as_json)
 
@@ -137,46 +144,21 @@ def _data(
     return cell_data(dataset, split, held_out, folder, encoder, MiniLM, views, told, captions)
 
 
-@contextmanager
-def _processes(device: str | None) -> Iterator[torch.device]:
-    """The device of this process, within the group that torchrun made, if it did."""
+def _place(device: str | None) -> torch.device:
+    """The device of this process: on a machine with several GPUs the one of its number there."""
     import torch
-    import torch.distributed as dist
 
-    local, world = (int(os.environ.get(name, "0")) for name in ("LOCAL_RANK", "WORLD_SIZE"))
     name = device or ("cuda" if torch.cuda.is_available() else "cpu")
     try:
-        place = torch.device(name, local) if name == "cuda" else torch.device(name)
+        place = torch.device(name, int(os.environ.get("LOCAL_RANK", "0"))) if name == "cuda" else name
         torch.empty(0, device=place)
+        if name == "cuda":
+            torch.cuda.set_device(place)
     except (RuntimeError, AssertionError) as error:
         raise BadInput(
             f"no device {name!r} here: {str(error).splitlines()[0]}", "cpu is always there"
         ) from None
-    if world < 2:
-        yield place
-        return
-    if place.type == "cuda":
-        torch.cuda.set_device(place)
-    # Long enough for the first process to score a large held-out part while the others wait.
-    dist.init_process_group("nccl" if place.type == "cuda" else "gloo", timeout=timedelta(hours=2))
-    try:
-        yield place
-    finally:
-        dist.destroy_process_group()
-
-
-@contextmanager
-def _first_alone() -> Iterator[None]:
-    """The first process goes through the block before the others do."""
-    import torch.distributed as dist
-
-    from lookalike.learn.objective import spread
-
-    if spread() and dist.get_rank() != 0:
-        dist.barrier()
-    yield
-    if spread() and dist.get_rank() == 0:
-        dist.barrier()
+    return torch.device(place)
 
 
 def _line(epoch: Mapping[str, float]) -> str:

@@ -38,6 +38,7 @@ from lookalike.datasets.lists import (
     street_to_shop,
 )
 from lookalike.datasets.revisited import ground_truth, revisited
+from lookalike.datasets.tars import is_tars, tars
 from lookalike.errors import BadInput
 from lookalike.images import shown
 
@@ -183,6 +184,7 @@ _KINDS: tuple[tuple[str, Callable[[Path], bool], Callable[[Path], Dataset]], ...
     ("captions/cap.dress.SPLIT.json (FashionIQ)", is_fashion_iq, fashion_iq),
     ("captions/cap.rc2.SPLIT.json (CIRR)", is_cirr, cirr),
     ("annotations/val.json with COCO2017_unlabeled (CIRCO)", is_circo, circo),
+    ("*.tar with KEY.jpg and KEY.json in them (WebDataset)", is_tars, tars),
     ("the folders query and gallery", _has_sides, _sides),
     ("a folder per identity with pictures in it", _has_identities, _identities),
 )  # fmt: skip

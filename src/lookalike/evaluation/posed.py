@@ -55,6 +55,9 @@ class Posed:
     ) -> None:
         self.how, self.left_out = how, left_out
         self._bench, self._gallery = bench, gallery
+        self._pictures = {
+            region.source: region.id.partition("/")[0] for region in regions
+        }  # DeepFashion2's ids
         asking = [] if queries is None else self._rows(queries)
         by_item: dict[str, list[Row]] = {}
         for row in asking:
@@ -146,11 +149,11 @@ class Posed:
                 box = row.box or Box(0, 0, row.width, row.height)
                 results.append(
                     {
-                        "query_image_id": int(Path(query.source).stem),
+                        "query_image_id": int(self._pictures[query.source]),
                         "query_bbox": list(box.corners),
                         "query_cls": CATEGORIES.index(query.category) + 1,
                         "query_score": row.score,
-                        "gallery_image_id": [int(Path(region.source).stem) for region in found],
+                        "gallery_image_id": [int(self._pictures[region.source]) for region in found],
                         "gallery_bbox": [list(region.box.corners) for region in found if region.box],
                     }
                 )

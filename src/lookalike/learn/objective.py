@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from lookalike.errors import WeightsError
 from lookalike.learn import losses
 from lookalike.learn.models.adapted import Adapted, Seen
+from lookalike.learn.processes import spread
 from lookalike.learn.recipes import Recipe
 
 
@@ -199,11 +200,6 @@ class Objective(nn.Module):
         asked = Seen(seen.tokens[pictures], seen.mask[pictures])
         logits = self.model.vlm.match_logits(self.model.fused(asked, text[captions], batch.words[captions]))
         return losses.itm(logits[: len(rows)], logits[len(rows) :])
-
-
-def spread() -> bool:
-    """Whether this is one process of a group."""
-    return dist.is_available() and dist.is_initialized()
 
 
 def _moved(part: Tensor | Blanks | None, device: torch.device) -> Any:

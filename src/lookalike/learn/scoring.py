@@ -14,7 +14,7 @@ from torch import Tensor
 from lookalike.datasets import Side
 from lookalike.evaluation.metrics import Ranks, ranks_of
 from lookalike.learn.models.adapted import Adapted
-from lookalike.learn.objective import spread
+from lookalike.learn.processes import spread
 from lookalike.learn.sampling import NO_IDENTITY, others
 from lookalike.learn.sources import Looked, Source, Texts
 from lookalike.learn.tokens import SIDES

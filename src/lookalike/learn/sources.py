@@ -6,11 +6,13 @@ share them.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from hashlib import sha256
 from operator import attrgetter
+from pathlib import Path
 from typing import Protocol
 
 import numpy as np
@@ -121,7 +123,7 @@ class Pictures:
         self.facts = {
             "dataset": dataset.name, "synthetic": dataset.synthetic, "split": split,
             "regions": len(self.regions), "augmentation": asdict(augmentation),
-            "resolution": config.resolution,
+            "resolution": config.resolution, "labels": _digest(self.regions, dataset.folder),
         }  # fmt: skip
 
     def look(self, regions: Keys, draws: Keys | None = None) -> Looked:
@@ -190,6 +192,15 @@ def said_by(
     found = (captions.of(origin_of(region.source), region.box) for region in regions)
     said = ("" if each is None else text(each) for each in found)
     return tuple((each,) if each else () for each in said)
+
+
+def _digest(regions: Sequence[Labelled], folder: Path) -> str:
+    """What is true of the regions, in a few characters; where the data set lies does not count."""
+    digest = sha256()
+    for r in regions:
+        place = os.path.relpath(r.source, folder)
+        digest.update(repr((place, r.id, r.side, r.identity, r.box and r.box.corners, r.captions)).encode())
+    return digest.hexdigest()
 
 
 def _in_shares(seen: View) -> tuple[float, float, float, float]:

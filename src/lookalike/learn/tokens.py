@@ -234,7 +234,9 @@ def _list(dataset: Dataset, split: str, paired: bool, file: Path) -> tuple[int, 
             record = asdict(entry)
             lines.write(json.dumps(record) + "\n")
             place = os.path.relpath(entry.source, dataset.folder)
-            digest.update(json.dumps(record | {"source": place, "bytes": _size(entry.source)}).encode())
+            size = images.size_of(entry.source)
+            told = {"source": place, "bytes": -1 if size is None else size}
+            digest.update(json.dumps(record | told).encode())
     if not count:
         raise BadInput(f"{dataset.name}: no regions in its split {split}", "look with lookalike doctor")
     return count, unlisted, digest.hexdigest()
@@ -411,13 +413,6 @@ def _bytes(regions: int, views: int, shape: tuple[int, int, int]) -> int:
 def _numbered(names: Sequence[str | None]) -> Keys:
     numbers = {name: number for number, name in enumerate(sorted({n for n in names if n is not None}))}
     return np.array([NO_IDENTITY if name is None else numbers[name] for name in names], np.int64)
-
-
-def _size(source: str) -> int:
-    try:
-        return Path(source).stat().st_size
-    except OSError:
-        return -1
 
 
 @contextmanager

@@ -26,8 +26,9 @@ from torch.utils.data import DataLoader
 from lookalike.errors import BadInput
 from lookalike.learn.batches import Steps
 from lookalike.learn.models.adapted import Adapted
-from lookalike.learn.objective import Batch, Objective, spread
+from lookalike.learn.objective import Batch, Objective
 from lookalike.learn.optimiser import AdamW, groups, linear_schedule
+from lookalike.learn.processes import agree, spread
 from lookalike.learn.recipes import OF_CAPTIONS, Recipe
 from lookalike.learn.sources import Source, Texts
 from lookalike.values import Progress
@@ -42,7 +43,8 @@ class Trainer:
     `out` keeps the state; where it holds one of this recipe and these data, training goes on. `score` says
     how good a model is, higher is better: after each epoch the best so far is handed to `keep`. Within a
     process group of `torch.distributed` each process trains on its share of each batch and scores; only the
-    first saves and keeps. BadInput where the recipe asks for captions and there are none.
+    first saves and keeps, and all read what it saved. BadInput where the recipe asks for captions and there
+    are none, and where the processes have other data or states.
     """
 
     def __init__(
@@ -103,6 +105,7 @@ class Trainer:
         self._sums: dict[str, float] = {}
         self._key = self._what(source)
         self._resume()
+        agree({**source.facts, "epoch": self.epoch, "step": self._step})
 
     @property
     def model(self) -> Adapted:
@@ -243,8 +246,9 @@ class Trainer:
             return
         self._out.mkdir(parents=True, exist_ok=True)
         state = {
-            "key": self._key, "epoch": self.epoch, "step": self._step, "sums": self._sums,
-            "history": self.history, "objective": _trained(self.objective),
+            "key": self._key, "world": self._world,
+            "epoch": self.epoch, "step": self._step, "sums": self._sums, "history": self.history,
+            "objective": _trained(self.objective),
             "optimiser": self._optimiser.state_dict(), "scaler": self._scaler.state_dict(),
             "averaged": self._averaged and _trained(self._averaged),
         }  # fmt: skip
@@ -262,6 +266,12 @@ class Trainer:
         except Exception as error:  # damage comes out as many kinds of error
             raise BadInput(f"{file} is damaged", "delete it: training then starts anew") from error
         if key != self._key:
+            there = state.get("world", self._world)
+            if there != self._world:  # its batches are others
+                raise BadInput(
+                    f"{self._out} holds a training by {there} processes, and {self._world} were started",
+                    f"start {there}, or name another folder",
+                )
             raise BadInput(
                 f"{self._out} holds a training by another recipe or on other data", "name another folder"
             )

@@ -155,7 +155,7 @@ def _unreadable(unread: Iterable[Seen], errors: Mapping[str, str]) -> Iterator[F
         try:
             images.load(source)
         except BadPicture as error:
-            kind = "broken picture" if Path(source).exists() else "missing picture"
+            kind = "missing picture" if images.size_of(source) is None else "broken picture"
             yield Finding(kind, str(error), tuple(seen.place for seen in some[:NAMED]))
             continue
         for seen in some:

@@ -5,6 +5,8 @@ LookalikeError            what went wrong; `.hint` is the next thing to type or 
 ├── BadInput              a wrong option, box, filter, table or name
 ├── MissingExtra          an optional package is not installed
 ├── WeightsError          model weights are absent, damaged or not what their record says
+├── ObjectError           an object at a URI cannot be read or written
+│   └── NoObject          there is nothing at this URI
 └── CatalogueError        a catalogue cannot be opened, read or written
     ├── WrongEncoder      the catalogue was built by another encoder
     ├── CatalogueBusy     another process is writing to it
@@ -51,6 +53,14 @@ class MissingExtra(LookalikeError):
 
 class WeightsError(LookalikeError):
     """Model weights are absent, damaged or not what their record says."""
+
+
+class ObjectError(LookalikeError):
+    """An object at a URI cannot be read or written: no connection, no permission, no such bucket."""
+
+
+class NoObject(ObjectError):
+    """There is nothing at this URI."""
 
 
 class CatalogueError(LookalikeError):

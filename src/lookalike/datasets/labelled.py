@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
 
-from lookalike.datasets.listing import Unlisted
+from lookalike.datasets.listed import Unlisted
 from lookalike.values import Box
 
 

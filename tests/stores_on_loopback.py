@@ -1,12 +1,10 @@
 """Object storage for tests: moto's server on loopback, a stand-in for S3 without any claim on durability."""
 
-import os
 import socket
 import subprocess
 import sys
 import threading
 import time
-import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -37,6 +35,7 @@ class Storage:
 
     @property
     def environment(self) -> dict[str, str]:
+        """What leads to it."""
         return {**CREDENTIALS, "AWS_ENDPOINT_URL": self.url}
 
     def bucket(self) -> str:
@@ -54,7 +53,7 @@ class Storage:
 
 @contextmanager
 def refusing(status: int = 403, code: str = "InvalidAccessKeyId") -> Iterator[dict[str, str]]:
-    """A server that answers every request as S3 does to wrong credentials; the environment that leads to it."""
+    """A server that answers all as S3 does to wrong credentials; the environment that leads to it."""
 
     class Refusal(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
@@ -84,8 +83,3 @@ def free_port() -> int:
     with socket.socket() as listening:
         listening.bind(("127.0.0.1", 0))
         return int(listening.getsockname()[1])
-
-
-def environment(told: dict[str, str]) -> dict[str, str]:
-    """What a command is run with."""
-    return {**os.environ, **told}

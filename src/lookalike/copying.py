@@ -43,9 +43,8 @@ def to_store(source: Store | Build, target: Store, on_progress: OnProgress | Non
     The facts of a calibration come with the rows. WrongEncoder or CatalogueError where the two do not fit.
     """
     _check_fit(facts_of(source), dict(target.meta.items()))
-    vectors = _sample(source)
-    expected = _Nearest(vectors)
-    counts, done, run = _counts(source), 0, target.start_run()
+    counts, vectors = _counts(source), _sample(source)
+    expected, done, run = _Nearest(vectors), 0, target.start_run()
     for rows in _pictures(source):
         target.add(rows, run)
         expected.see(rows)

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 from lookalike import objects
 from lookalike.datasets import Listed, Unlisted
 from lookalike.errors import BadInput, CatalogueError
+from lookalike.store.database import room_for
 from lookalike.store.parquet import ABOUT, about_of, arrow, attributes_as_json, attributes_from_json
 from lookalike.store.table import from_text, to_text
 from lookalike.values import Box, Item
@@ -49,7 +50,9 @@ class Plan:
         """
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / FILE
-            if _write(path, sources, planned, size) == 0:
+            with room_for(path.parent):
+                listed = _write(path, sources, planned, size)
+            if listed == 0:
                 raise BadInput(
                     "no pictures found", "a folder's pictures end in .jpg, .jpeg, .png, .webp or .heic"
                 )

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from making import DIM, many, row, vectors
 
 import lookalike
 from lookalike import building, copying
@@ -16,7 +17,6 @@ from lookalike.settings import Settings, make_store, open_store, parts_of_build
 from lookalike.store import Build, LocalStore
 from lookalike.testing import ThumbnailEncoder
 from lookalike.values import Box, Caption, Claim, Item, Row
-from making import DIM, many, row, vectors
 from saving import save
 
 FACTS = {"encoder": "drawn", "fingerprint": "f1", "dim": str(DIM), "regions": "whole", "regime": "image"}

@@ -12,6 +12,7 @@ from lookalike.catalogue import Catalogue
 from lookalike.settings import Settings
 from lookalike.testing import ThumbnailEncoder
 from saving import save
+from stores_on_loopback import Storage
 
 # The same examples in every run: what passes here passes there. `--hypothesis-profile default` draws others.
 hypothesis.settings.register_profile("repeatable", derandomize=True)
@@ -41,3 +42,19 @@ def open_shop(tmp_path: Path) -> Iterator[Callable[..., Catalogue]]:
     yield open_it
     for catalogue in opened:
         catalogue.close()
+
+
+@pytest.fixture(scope="session")
+def storage() -> Iterator[Storage]:
+    """A stand-in for S3."""
+    server = Storage()
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+def bucket(storage: Storage, monkeypatch: pytest.MonkeyPatch) -> str:
+    """The URI of an empty bucket; the environment leads to it."""
+    for name, value in storage.environment.items():
+        monkeypatch.setenv(name, value)
+    return storage.bucket()

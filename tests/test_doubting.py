@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from lookalike import doubting, upkeep
+from lookalike import building, copying, doubting, upkeep
 from lookalike.catalogue import Catalogue
 from lookalike.refining import Refinement, refined
+from lookalike.settings import Settings, parts_of_build
+from lookalike.store import Build
 from lookalike.testing import ThumbnailEncoder
 from lookalike.trust import UNKNOWN, Trust
 from lookalike.values import Caption, Floats, Maps, Picture, Region, unit
@@ -140,6 +143,27 @@ def test_reindexing_doubts_each_stored_source(many: Path, open_shop: OpenShop) -
     assert {wrong for _, wrong in encoder.told} == {0.25} and len(encoder.told) == 20
     upkeep.reindex(shop, encoder, "train")
     assert shop.doubts == {}
+
+
+def test_all_fragments_of_a_build_are_made_with_one_doubt_that_a_copy_keeps(
+    many: Path, tmp_path: Path, open_shop: OpenShop
+) -> None:
+    encoder, uri = Weighing(), str(tmp_path / "build")
+    settings = Settings(encoder=encoder, regime="train+gallery")
+    parts, facts = parts_of_build(uri, settings, Says(lies=5))
+    begun, plan = building.prepare(uri, [many], facts, size=6)
+    assert plan.fragments > 2
+    told = building.weighing(begun, plan, parts)
+    assert told.doubts == {"says": 0.25}
+    again = building.weighing(Build.open(uri), plan, replace(parts, captioner=Says(lies=20)))
+    assert again.doubts == told.doubts  # it is settled
+    encoder.told.clear()
+    report = building.build(begun, plan, parts)
+    assert report.doubt == 0.25 and {wrong for _, wrong in encoder.told} == {0.25}
+    shop = open_shop(encoder=Weighing(), regime="train+gallery")
+    with shop.writing() as store:
+        assert copying.to_store(Build.open(uri), store).differences == ()
+    assert shop.doubts == {"says": 0.25}
 
 
 def test_an_encoder_that_does_not_weigh_is_told_nothing(many: Path, open_shop: OpenShop) -> None:

@@ -19,17 +19,17 @@ from lookalike.values import Caption, Region, Row
 
 SAMPLE = 128  # captions of a source that are looked at
 LEAST = 16  # fewer tell nothing
-_FACT = "doubts"  # in a store's `meta`
+FACT = "doubts"  # in a store's `meta`, and in a build
 
 
 def kept(meta: Mapping[str, str]) -> dict[str, float]:
     """The doubts that a store knows, by source."""
-    return dict(json.loads(meta.get(_FACT, "{}")))
+    return dict(json.loads(meta.get(FACT, "{}")))
 
 
 def fact(doubts: Mapping[str, float]) -> dict[str, str]:
     """Doubts as facts for a store's `meta`."""
-    return {_FACT: json.dumps(doubts)}
+    return {FACT: json.dumps(doubts)}
 
 
 def weighs(encoder: Encoder) -> bool:

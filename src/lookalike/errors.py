@@ -6,6 +6,8 @@ LookalikeError            what went wrong; `.hint` is the next thing to type or 
 ├── MissingExtra          an optional package is not installed
 ├── WeightsError          model weights are absent, damaged or not what their record says
 ├── ProcessLost           another process of a training has ended, or cannot be met
+├── ObjectError           an object at a URI cannot be read or written
+│   └── NoObject          there is nothing at this URI
 └── CatalogueError        a catalogue cannot be opened, read or written
     ├── WrongEncoder      the catalogue was built by another encoder
     ├── CatalogueBusy     another process is writing to it
@@ -56,6 +58,14 @@ class WeightsError(LookalikeError):
 
 class ProcessLost(LookalikeError):
     """Another process of a training has ended or cannot be met; what was saved is kept."""
+
+
+class ObjectError(LookalikeError):
+    """An object at a URI cannot be read or written: no connection, no permission, no such bucket."""
+
+
+class NoObject(ObjectError):
+    """There is nothing at this URI."""
 
 
 class CatalogueError(LookalikeError):

@@ -30,7 +30,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageCms, ImageFile, JpegImagePlugin, PngImagePlugin, WebPImagePlugin
 
-from lookalike.errors import BadPicture
+from lookalike import objects
+from lookalike.errors import BadInput, BadPicture, MissingExtra, NoObject, ObjectError
 from lookalike.values import Picture, Pixels
 
 
@@ -68,7 +69,7 @@ _UPRIGHT = {  # EXIF orientation -> what to do about it; 1 is upright already
 
 
 def load(path: Path | str, limits: Limits = LOCAL, side: int = SIDE) -> Picture:
-    """The picture in this file, see `decode`; its `source` is the path as given."""
+    """The picture in this file or object, see `read` and `decode`; its `source` is the path as given."""
     return decode(read(path, limits), os.fspath(path), limits, side)
 
 
@@ -87,8 +88,14 @@ def size_of(path: Path | str) -> int | None:
 
 
 def read(path: Path | str, limits: Limits = LOCAL) -> bytes:
-    """The bytes of a regular file, or of a `member`, within the limits; BadPicture where that fails."""
+    """The bytes of a regular file, or of a `member`, within the limits; BadPicture where that fails.
+
+    A text such as "s3://bucket/a.jpg" is read from object storage. ObjectError where that does not answer or
+    refuses: it says nothing about the picture.
+    """
     with _blaming(path, "cannot be read"):
+        if objects.is_uri(path):
+            return _read_object(str(path), limits)
         if within := _within_tar(path):
             return _read_member(within, limits)
         status = Path(path).stat()  # before opening: a named pipe would wait for its writer
@@ -102,6 +109,17 @@ def read(path: Path | str, limits: Limits = LOCAL) -> bytes:
         if len(data) > status.st_size:
             raise BadPicture("still being written", "try again when it is complete")
         return data
+
+
+def _read_object(uri: str, limits: Limits) -> bytes:
+    try:
+        data = objects.read(uri, limits.bytes)
+    except NoObject:
+        raise BadPicture("nothing there") from None
+    except BadInput as error:
+        raise BadPicture(str(error), error.hint) from None
+    _check_bytes(len(data), limits)
+    return data
 
 
 def decode(
@@ -175,6 +193,8 @@ def _blaming(source: Path | str, what: str) -> Iterator[None]:
         yield
     except BadPicture as error:
         raise BadPicture(f"{name}: {error}", error.hint) from error.__cause__
+    except (ObjectError, MissingExtra):
+        raise
     except Exception as error:  # on broken files Pillow and its codecs raise nearly anything
         reason = (
             (error.strerror if isinstance(error, OSError) else None) or str(error) or type(error).__name__

@@ -11,8 +11,9 @@ import hashlib
 import os
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass, field, replace
 from itertools import islice
 from typing import TypeVar, cast
@@ -27,6 +28,8 @@ from lookalike.trust import UNKNOWN
 from lookalike.values import Box, Caption, Floats, Item, Picture, Region, Row
 
 Entry = TypeVar("Entry")
+
+Find = Callable[[Sequence[str]], Sequence[Row]]  # the rows that are known of contents, see `Store.find`
 
 BATCH = 16  # pictures a worker holds decoded at once
 UNIT_WITHIN = 1e-3
@@ -66,8 +69,14 @@ class Batch:
     encoder_seconds: float
 
 
-def encode_batch(listed: Sequence[Listed | Unlisted], origin: str, parts: Parts, store: Store) -> Batch:
-    """Bytes to rows. Contents that the store knows are not decoded again: their descriptors are reused.
+def _nothing(_sha256s: Sequence[str]) -> Sequence[Row]:
+    return ()
+
+
+def encode_batch(
+    listed: Sequence[Listed | Unlisted], origin: str, parts: Parts, find: Find = _nothing
+) -> Batch:
+    """Bytes to rows. Contents that `find` knows are not decoded again: their descriptors are reused.
 
     With a captioner that goes for those alone that have its captions; the others are captioned, and encoded
     anew where captions take part in descriptors.
@@ -83,7 +92,7 @@ def encode_batch(listed: Sequence[Listed | Unlisted], origin: str, parts: Parts,
             else:
                 contents.append((entry, data, hashlib.sha256(data).hexdigest()))
     stored: dict[tuple[str, Box | None], list[Row]] = {}
-    for row in store.find(sorted({sha256 for _, _, sha256 in contents})):
+    for row in find(sorted({sha256 for _, _, sha256 in contents})):
         asked = row.box if row.score == 1 else None  # a given box scores 1, a found one less
         stored.setdefault((row.sha256, asked), []).append(row)
 
@@ -219,21 +228,29 @@ def index(
     on_written: Callable[[Batch], None],
 ) -> None:
     """Index everything listed under `origin`; `on_written` hears of each batch once it is on disk."""
+    with closing(batches(listed, origin, parts, store.find)) as made:
+        for batch in made:
+            store.add(batch.rows, run)
+            if batch.skipped:
+                store.mark(origin, [skipped.source for skipped in batch.skipped], run)
+            on_written(batch)
+
+
+def batches(
+    listed: Iterable[Listed | Unlisted], origin: str, parts: Parts, find: Find = _nothing
+) -> Generator[Batch, None, None]:
+    """What `encode_batch` makes of everything listed, in its order, by a thread for every core."""
     workers = os.cpu_count() or 1
-    batches = chunks(listed, BATCH)
+    chunked = chunks(listed, BATCH)
     waiting: deque[Future[Batch]] = deque()
     with ThreadPoolExecutor(workers, thread_name_prefix="index") as pool:
         try:
             while True:
-                for chunk in islice(batches, workers + 1 - len(waiting)):  # one batch ahead of the workers
-                    waiting.append(pool.submit(encode_batch, chunk, origin, parts, store))
+                for chunk in islice(chunked, workers + 1 - len(waiting)):  # one batch ahead of the workers
+                    waiting.append(pool.submit(encode_batch, chunk, origin, parts, find))
                 if not waiting:
                     return
-                batch = waiting.popleft().result()
-                store.add(batch.rows, run)
-                if batch.skipped:
-                    store.mark(origin, [skipped.source for skipped in batch.skipped], run)
-                on_written(batch)
+                yield waiting.popleft().result()
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
 
@@ -251,7 +268,7 @@ def put(
     One batch, which this thread alone carries, and one transaction: BadPicture where a picture cannot be
     used, and nothing has changed.
     """
-    batch = encode_batch(listed, origin, parts, store)
+    batch = encode_batch(listed, origin, parts, store.find)
     if batch.skipped:
         raise BadPicture(batch.skipped[0].error)
     store.replace(items, batch.rows, facts)

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from lookalike import weights
+from lookalike import objects, weights
 from lookalike.catalogue import Catalogue, captioned
 from lookalike.errors import BadInput, CatalogueError, MissingExtra, WeightsError, unknown_name
+from lookalike.indexing import Parts
 from lookalike.roles import Captioner, Encoder, RegionFinder, Reranker
-from lookalike.store import LocalStore
+from lookalike.store import Build, LocalStore
 from lookalike.values import REGIMES, TOLD_GALLERY
 
 ENCODERS = {
@@ -68,23 +69,16 @@ def open_catalogue(folder: Path | str, settings: Settings | None = None, create:
 
     Raises WrongEncoder when it was built by another encoder than the settings name.
     """
-    settings, folder = settings or Settings(), Path(folder)
+    settings = settings or Settings()
     encoder: Encoder | None = None
-    if not LocalStore.exists(folder):
+    if not store_exists(folder):
         if not create:
             raise CatalogueError(
                 f"there is no catalogue at {folder}", f"make one: lookalike index PICTURES --to {folder}"
             )
-        encoder = open_encoder(settings.encoder or DEFAULT_ENCODER)
-        regions = open_regions(settings.regions or DEFAULT_REGIONS, encoder)
-        facts = {
-            "encoder": encoder.name,
-            "fingerprint": encoder.fingerprint,
-            "regions": regions.name,
-            "regime": regime_for(encoder, settings.regime),
-        }
-        LocalStore(folder, dim=encoder.dim, write=True, meta=facts).close()
-    store = LocalStore(folder)
+        encoder, _, facts = _new_parts(settings, {})
+        make_store(folder, facts)
+    store = open_store(folder)
     try:
         encoder = encoder or open_encoder(settings.encoder or store.meta["encoder"])
         regions = open_regions(settings.regions or store.meta["regions"], encoder)
@@ -100,7 +94,7 @@ def open_catalogue(folder: Path | str, settings: Settings | None = None, create:
             )
         return Catalogue(
             store,
-            open_writer=lambda: LocalStore(folder, write=True),
+            open_writer=lambda: open_store(folder, write=True),
             encoder=encoder,
             gallery_regions=regions,
             query_regions=open_regions(settings.query_regions or DEFAULT_QUERY_REGIONS, encoder),
@@ -109,6 +103,60 @@ def open_catalogue(folder: Path | str, settings: Settings | None = None, create:
     except BaseException:
         store.close()
         raise
+
+
+def store_exists(place: Path | str) -> bool:
+    """Whether a catalogue is there; BadInput where a build is, or may be: nothing searches those."""
+    if objects.is_uri(place) or (not LocalStore.exists(Path(place)) and Build.exists(str(place))):
+        raise BadInput(
+            f"{place} is a build, or a place for one: rows in fragments, which nothing searches or changes",
+            f"copy it first: lookalike copy {place} FOLDER",
+        )
+    return LocalStore.exists(Path(place))
+
+
+def open_store(place: Path | str, write: bool = False) -> LocalStore:
+    """The store of a catalogue that is there."""
+    return LocalStore(Path(place), write=write)
+
+
+def make_store(place: Path | str, facts: Mapping[str, str]) -> None:
+    """Make an empty catalogue with the facts that say whose descriptors it is for, their length `dim` too."""
+    told = {fact: facts[fact] for fact in ("encoder", "fingerprint", "regions", "regime")}
+    LocalStore(Path(place), dim=int(facts["dim"]), write=True, meta=told).close()
+
+
+def open_build(place: Path | str) -> Build | None:
+    """The build at a URI or in a folder; None for a folder without one."""
+    if objects.is_uri(place) or (not LocalStore.exists(Path(place)) and Build.exists(str(place))):
+        return Build.open(str(place))
+    return None
+
+
+def parts_of_build(
+    uri: str, settings: Settings, captioner: Captioner | None = None
+) -> tuple[Parts, dict[str, str]]:
+    """What makes the rows of a build, and the facts that say so; the defaults are those it was begun with."""
+    built = Build.open(uri).manifest.facts if Build.exists(uri) else {}
+    encoder, finder, facts = _new_parts(settings, built)
+    fused = facts["regime"] in TOLD_GALLERY
+    return Parts(encoder, finder, captioner, fused), facts | {
+        "captioner": captioner.name if captioner else ""
+    }
+
+
+def _new_parts(settings: Settings, built: Mapping[str, str]) -> tuple[Encoder, RegionFinder, dict[str, str]]:
+    """The parts of a gallery and the facts that say which they are; by default those of what is `built`."""
+    encoder = open_encoder(settings.encoder or built.get("encoder", DEFAULT_ENCODER))
+    regions = open_regions(settings.regions or built.get("regions", DEFAULT_REGIONS), encoder)
+    facts = {
+        "encoder": encoder.name,
+        "fingerprint": encoder.fingerprint,
+        "dim": str(encoder.dim),
+        "regions": regions.name,
+        "regime": regime_for(encoder, settings.regime or built.get("regime")),
+    }
+    return encoder, regions, facts
 
 
 def regime_for(encoder: Encoder, wanted: str | None = None, present: str = "") -> str:

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from lookalike import __version__
-from lookalike.cli import captioning, catalogues, measuring, searching, serving, studying, training
+from lookalike.cli import captioning, catalogues, copying, measuring, searching, serving, studying, training
 from lookalike.cli.bench import bench
 from lookalike.cli.measuring import make
 from lookalike.cli.models import models
@@ -31,6 +31,7 @@ for command in (
     catalogues.export,
     catalogues.remove,
     catalogues.reindex,
+    copying.copy,
     catalogues.demo,
     captioning.caption,
     measuring.compare,

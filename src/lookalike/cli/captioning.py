@@ -53,7 +53,7 @@ CacheOption = Annotated[
 
 def caption(
     sources: Annotated[
-        list[Path],
+        list[str],
         typer.Argument(metavar="SOURCE...", help="Folders, tables, pictures; with --split a data set."),
     ],
     out: Annotated[Path, typer.Option("--out", metavar="FILE", help="A .jsonl or .parquet file.")],
@@ -321,7 +321,7 @@ def guarded(captioner: Captioner, encoder: str | None, words: Vocabulary) -> Cap
 
 
 def _listed(
-    sources: list[Path], split: str | None, first: int | None
+    sources: list[str], split: str | None, first: int | None
 ) -> tuple[Iterable[Listed | Unlisted], int | None]:
     """What there is to caption, and how much where that can be told."""
     from itertools import chain, islice
@@ -329,7 +329,7 @@ def _listed(
     from lookalike.datasets import count, listing
 
     if split is not None:
-        entries = list(chain.from_iterable(_labelled(source, split) for source in sources))
+        entries = list(chain.from_iterable(_labelled(Path(source), split) for source in sources))
         entries = entries[:first]
         return entries, len(entries)
     counted = [count(source) for source in sources]

@@ -18,21 +18,27 @@ from lookalike.cli.captioning import (
     captioner_of,
     plain_asking,
 )
-from lookalike.cli.output import EncoderOption, JsonOption, bar, print_json, printable, say
+from lookalike.cli.output import EncoderOption, JsonOption, OnProgress, bar, print_json, printable, say
 from lookalike.errors import BadInput, LookalikeError
 
 if TYPE_CHECKING:  # loaded by the commands that need them: `--help` answers at once
     from lookalike.catalogue import Report
+    from lookalike.roles import Captioner
+    from lookalike.settings import Settings
 
-CatalogueArgument = Annotated[Path, typer.Argument(metavar="CATALOGUE", help="The catalogue's folder.")]
+CatalogueArgument = Annotated[str, typer.Argument(metavar="CATALOGUE", help="The catalogue's folder.")]
 
 
 def index(
     sources: Annotated[
-        list[Path],
-        typer.Argument(metavar="SOURCE...", help="Folders, tables (.csv, .jsonl, .parquet) or pictures."),
+        list[str],
+        typer.Argument(
+            metavar="SOURCE...", help="Folders, tables (.csv, .jsonl, .parquet) or pictures; also s3://…"
+        ),
     ],
-    to: Annotated[Path, typer.Option("--to", metavar="CATALOGUE", help="The catalogue, made when absent.")],
+    to: Annotated[
+        str, typer.Option("--to", metavar="CATALOGUE|URI", help="The catalogue or build, made when absent.")
+    ],
     encoder: EncoderOption = None,
     regions: Annotated[
         str | None,
@@ -52,18 +58,21 @@ def index(
     as_json: JsonOption = False,
 ) -> None:
     """Add pictures to a catalogue. Killed or stopped, run it again: what is stored is not encoded twice."""
-    from lookalike.datasets import listing
-    from lookalike.settings import Settings, open_catalogue
+    from lookalike import objects
+    from lookalike.settings import Settings
 
-    for source in sources:
-        listing(source)  # a mistyped SOURCE fails here, before an empty catalogue is made
     asking = plain_asking(captions, vlm, llm, strategy, key_file)
+    settings = Settings(encoder=encoder, regions=regions, regime=regime)
     with (
         captioner_of(captions, asking) if captions else nullcontext() as captioner,
-        open_catalogue(to, Settings(encoder=encoder, regions=regions, regime=regime)) as catalogue,
         bar("indexing") as on_progress,
     ):
-        report = catalogue.add(sources, prune, on_progress, captioner=captioner)
+        if objects.is_uri(to):
+            if prune:
+                raise BadInput("a build is of one listing: nothing vanishes", "leave out --prune")
+            report = _build(to, sources, settings, captioner, on_progress)
+        else:
+            report = _add(to, sources, settings, captioner, on_progress, prune)
     if as_json:
         print_json(
             {
@@ -91,27 +100,61 @@ def index(
         raise typer.Exit(1)
 
 
+def _add(
+    to: str,
+    sources: list[str],
+    settings: Settings,
+    captioner: Captioner | None,
+    on_progress: OnProgress,
+    prune: bool,
+) -> Report:
+    from lookalike.datasets import listing
+    from lookalike.settings import open_catalogue
+
+    for source in sources:
+        listing(source)  # a mistyped SOURCE fails here, before an empty catalogue is made
+    with open_catalogue(to, settings) as catalogue:
+        return catalogue.add(sources, prune, on_progress, captioner=captioner)
+
+
+def _build(
+    to: str, sources: list[str], settings: Settings, captioner: Captioner | None, on_progress: OnProgress
+) -> Report:
+    from lookalike import building
+    from lookalike.settings import parts_of_build
+
+    parts, facts = parts_of_build(to, settings, captioner)
+    begun, plan = building.prepare(to, sources, facts)
+    return building.build(begun, plan, parts, on_progress)
+
+
 def info(
-    catalogue_folder: CatalogueArgument,
+    catalogue_folder: Annotated[
+        str, typer.Argument(metavar="CATALOGUE|URI", help="A catalogue's folder, or a build.")
+    ],
     near_duplicates: Annotated[
         bool,
         typer.Option("--near-duplicates", help="List pictures of different items that look almost the same."),
     ] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """What a catalogue holds and which encoder made it."""
+    """What a catalogue or a build holds and which encoder made it."""
     from lookalike import upkeep
-    from lookalike.settings import open_catalogue
+    from lookalike.settings import open_build, open_catalogue
 
-    with open_catalogue(catalogue_folder, create=False) as catalogue:
-        facts = upkeep.info(catalogue)
-        pairs = list(upkeep.near_duplicates(catalogue)) if near_duplicates else None
+    pairs = None
+    if not near_duplicates and (build := open_build(catalogue_folder)):
+        facts = build.info()
+    else:
+        with open_catalogue(catalogue_folder, create=False) as catalogue:
+            facts = upkeep.info(catalogue)
+            pairs = list(upkeep.near_duplicates(catalogue)) if near_duplicates else None
     if as_json:
         extra = {} if pairs is None else {"near_duplicates": [_pair_json(pair) for pair in pairs]}
         print_json(facts | extra)
         return
     for name, value in facts.items():
-        typer.echo(f"{name:12} {value:,}" if isinstance(value, int) else f"{name:12} {value}")
+        typer.echo(f"{name:12} {value:,}" if type(value) is int else f"{name:12} {value}")
     for pair in pairs or []:
         typer.echo(
             printable(
@@ -210,7 +253,7 @@ def demo(
         run_demo(to, say, on_progress, encoder=encoder or DEFAULT_ENCODER)
 
 
-def _print_report(report: Report, to: Path) -> None:
+def _print_report(report: Report, to: str) -> None:
     rate = f", {report.encoded / report.seconds:.0f} pictures/s" if report.encoded else ""
     say(
         f"{to}: {report.items:,} items, {report.pictures:,} pictures, {report.regions:,} regions "

@@ -129,7 +129,7 @@ def compare(
 
 def doctor(
     subject: Annotated[
-        Path, typer.Argument(metavar="DATASET|CATALOGUE", help="A labelled data set, or a catalogue.")
+        str, typer.Argument(metavar="DATASET|CATALOGUE", help="A labelled data set, or a catalogue.")
     ],
     splits: Annotated[
         list[str] | None,
@@ -150,15 +150,14 @@ def doctor(
     """Look for what is wrong in a data set or a catalogue; exit status 1 where something is."""
     from lookalike.datasets import open_dataset
     from lookalike.evaluation import doctor
-    from lookalike.settings import open_catalogue
-    from lookalike.store import LocalStore
+    from lookalike.settings import open_catalogue, store_exists
 
     with bar("examining") as on_progress:
-        if LocalStore.exists(subject):
+        if store_exists(subject):
             with open_catalogue(subject, create=False) as catalogue:
                 found = doctor.examine_catalogue(catalogue, on_progress)
         else:
-            dataset = open_dataset(subject)
+            dataset = open_dataset(Path(subject))
             found = doctor.examine_dataset(dataset, descriptors, splits, encoder, on_progress)
     if as_json:
         print_json(found.as_json())

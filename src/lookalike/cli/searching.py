@@ -26,7 +26,7 @@ if TYPE_CHECKING:  # loaded by the command: `--help` answers at once
     from lookalike.refining import Refinement
     from lookalike.values import Hit, Hits
 
-InOption = Annotated[Path, typer.Option("--in", metavar="CATALOGUE", help="The catalogue to search.")]
+InOption = Annotated[str, typer.Option("--in", metavar="CATALOGUE", help="The catalogue to search.")]
 
 
 def search(

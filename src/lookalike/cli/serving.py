@@ -28,7 +28,7 @@ _HOSTS = ("127.0.0.1", "localhost", "[::1]")
 
 
 def serve(
-    catalogue: Annotated[Path, typer.Argument(metavar="CATALOGUE", help="What to serve.")],
+    named: Annotated[str, typer.Argument(metavar="CATALOGUE", help="What to serve.")],
     host: Annotated[str, typer.Option("--host", help="The address to listen on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option("--port", min=0, max=65535, help="0: any that is free.")] = 8080,
     new_key: Annotated[
@@ -89,6 +89,10 @@ def serve(
         from uvicorn.supervisors import Multiprocess
     except ImportError:
         raise MissingExtra("a service", "serve") from None
+    from lookalike.settings import store_exists
+
+    store_exists(named)  # a build is refused
+    catalogue = Path(named)
     if new_key or keys or remove_key:
         _of_keys(catalogue, new_key, keys, remove_key)
         return

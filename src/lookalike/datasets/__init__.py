@@ -1,7 +1,8 @@
 """What is read: listings of pictures to index, and labelled data sets."""
 
 from lookalike.datasets.labelled import Dataset, Labelled, Side
-from lookalike.datasets.listing import Listed, Unlisted, count, listing, origin_of
+from lookalike.datasets.listed import Listed, Unlisted
+from lookalike.datasets.listing import count, listing, origin_of
 from lookalike.datasets.opening import open_dataset
 
 __all__ = [

@@ -23,7 +23,7 @@ from lookalike.datasets.fields import (
     whole,
 )
 from lookalike.datasets.labelled import Dataset, Labelled, Side
-from lookalike.datasets.listing import Unlisted
+from lookalike.datasets.listed import Unlisted
 from lookalike.errors import BadInput
 from lookalike.images import shown
 

@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
 
-from lookalike.datasets.listing import Listed, Unlisted, origin_of
+from lookalike.datasets.listed import Listed, Unlisted
+from lookalike.datasets.listing import origin_of
 from lookalike.values import Box, Item
 
 

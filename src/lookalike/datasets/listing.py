@@ -1,11 +1,13 @@
 """What an indexing run reads: a folder, a table or one picture becomes a stream of pictures with their items.
 
+Each of them may lie on object storage: s3://bucket/pictures, gs://…, az://…, see `objects`.
+
 A folder: each first-level subfolder is an item, of all pictures in it and deeper; loose pictures are items
 of their own. Pictures are what is named like one (.jpg .jpeg .jfif .mpo .png .webp .heic .heif); everything
 else, and whatever is hidden (.DS_Store), is passed over. Links are followed, but no folder is entered twice.
 
 A table (.csv, .jsonl, .ndjson, .parquet): one picture a row. Columns:
-    path               (or picture) of the file, relative to the table's folder; required
+    path               (or picture) of the file, relative to the table's folder, or a URI; required
     item               its item's id; without it the file's name without suffix
     title              of the item
     box                "x0,y0,x1,y1" or a list of four numbers; or four columns x0, y0, x1, y1
@@ -23,24 +25,28 @@ import csv
 import json
 import math
 import os
+import posixpath
 import re
 import stat
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
 from datetime import date, time
 from decimal import Decimal
+from io import BytesIO, TextIOWrapper
 from itertools import chain
-from operator import attrgetter
 from pathlib import Path
-from typing import Any, NoReturn, TextIO
+from typing import Any, BinaryIO, NoReturn, TextIO
 
+from lookalike import objects
+from lookalike.datasets.folders import at_uri, in_folder
+from lookalike.datasets.listed import PICTURES, Listed, Unlisted, name_as_text
 from lookalike.errors import BadInput, MissingExtra
 from lookalike.images import shown
 from lookalike.values import AttributeValue, Box, Item
 
-_PICTURES = frozenset({".jpg", ".jpeg", ".jfif", ".mpo", ".png", ".webp", ".heic", ".heif"})
 _OWN = frozenset({"path", "item", "title", "box", "x0", "y0", "x1", "y1"})  # columns that are no attributes
+_TABLES = (".csv", ".jsonl", ".ndjson", ".parquet")
+_TABLE_BYTES = 2_000_000_000  # of a table on object storage, which is read at once
 _BATCH = 1024  # rows of a Parquet file in memory
 _WHOLE = re.compile(r"-?(0|[1-9][0-9]*)")
 _DECIMAL = re.compile(r"-?(0|[1-9][0-9]*)\.[0-9]+([eE][+-]?[0-9]+)?")
@@ -48,27 +54,9 @@ _DECIMAL = re.compile(r"-?(0|[1-9][0-9]*)\.[0-9]+([eE][+-]?[0-9]+)?")
 Attribute = AttributeValue | tuple[AttributeValue, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Listed:
-    """A picture to index. `source` is its absolute path; odd bytes in it are kept as surrogates."""
-
-    item: Item
-    source: str
-    box: Box | None = None
-    row: int = field(default=0, compare=False)  # of the table; 0: not from one
-
-
-@dataclass(frozen=True, slots=True)
-class Unlisted:
-    """A row of the table, or a folder, `source` that cannot be listed, and why in one line."""
-
-    source: str
-    error: str
-
-
 def origin_of(source: Path | str) -> str:
-    """The absolute path of a SOURCE, the same however it is written; links are not resolved."""
-    return os.path.normpath(Path(source).absolute())
+    """The absolute path of a SOURCE, or its URI, the same however it is written; links are not resolved."""
+    return objects.normal(source) if objects.is_uri(source) else os.path.normpath(Path(source).absolute())
 
 
 def listing(source: Path | str, written: Collection[str] = ()) -> Iterator[Listed | Unlisted]:
@@ -81,15 +69,19 @@ def listing(source: Path | str, written: Collection[str] = ()) -> Iterator[Liste
     path = origin_of(source)
     kind = _kind(path)
     if kind == "folder":
-        return _folder(path)
+        return in_folder(path) if not objects.is_uri(path) else _begun(at_uri(path))
     if kind == "picture":
-        return iter([Listed(Item(_name_as_text(Path(path).stem)), path)])
+        return iter([Listed(Item(name_as_text(Path(path).stem)), path)])
     if kind == ".csv":
         rows = _csv_rows(path, written)
     else:
         rows = {".jsonl": _json_rows, ".parquet": _parquet_rows}[kind](path)
-    entries = _entries(path, rows)
-    first = next(entries, None)  # now, so that a wrong table fails here
+    return _begun(_entries(path, rows))
+
+
+def _begun(entries: Iterator[Listed | Unlisted]) -> Iterator[Listed | Unlisted]:
+    """The same entries; the first is asked for now, so that a wrong table or URI fails here."""
+    first = next(entries, None)
     return iter(()) if first is None else chain([first], entries)
 
 
@@ -100,10 +92,12 @@ def count(source: Path | str) -> int | None:
     """
     path = origin_of(source)
     kind = _kind(path)
-    if kind == "folder":
-        return sum(1 for _ in _folder(path))
     if kind == "picture":
         return 1
+    if objects.is_uri(path):  # listing twice takes long, and costs
+        return None
+    if kind == "folder":
+        return sum(1 for _ in in_folder(path))
     if kind == ".parquet":
         return int(_parquet_file(path).metadata.num_rows)
     lines, last = 0, b"\n"
@@ -119,108 +113,30 @@ def count(source: Path | str) -> int | None:
 def _kind(path: str) -> str:
     """What a SOURCE is: "folder", "picture" or the suffix of a table; BadInput for anything else."""
     hint = "give a folder, a picture (.jpg, .png, .webp, .heic) or a table (.csv, .jsonl, .ndjson, .parquet)"
+    suffix = Path(path).suffix.lower()
+    if objects.is_uri(path):  # a folder has no suffix of these, or is asked for with a table in it
+        if suffix in PICTURES:
+            return "picture"
+        return {".ndjson": ".jsonl"}.get(suffix, suffix) if suffix in _TABLES else "folder"
     try:
         mode = Path(path).stat().st_mode
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else str(error)
         raise BadInput(f"{shown(path)}: {reason}", hint) from error
-    suffix = Path(path).suffix.lower()
     if stat.S_ISDIR(mode):
         return "folder"
-    if stat.S_ISREG(mode) and suffix in _PICTURES:
+    if stat.S_ISREG(mode) and suffix in PICTURES:
         return "picture"
-    if stat.S_ISREG(mode) and suffix in (".csv", ".jsonl", ".ndjson", ".parquet"):
+    if stat.S_ISREG(mode) and suffix in _TABLES:
         return ".jsonl" if suffix == ".ndjson" else suffix
     raise BadInput(f"{shown(path)}: neither a folder nor a picture nor a table", hint)
-
-
-def _name_as_text(name: str) -> str:
-    """A file name as it may be stored: bytes that are not UTF-8 are written as \\xff."""
-    return os.fsencode(name).decode("utf-8", "backslashreplace")
-
-
-def _folder(root: str) -> Iterator[Listed | Unlisted]:
-    tree = _Tree(root)
-    try:
-        loose, folders = tree.enter(root)
-    except OSError as error:
-        yield _not_entered(root, error)
-        return
-    # a.jpg is item "a", unless a.png, a folder a or the like lies beside it: then it is "a.jpg"
-    claims = Counter(entry.name for entry in chain(loose, folders))
-    claims.update(Path(file.name).stem for file in loose)
-    for file in loose:
-        stem = Path(file.name).stem
-        yield Listed(Item(_name_as_text(stem if claims[stem] == 1 else file.name)), file.path)
-    for folder in folders:
-        item = Item(_name_as_text(folder.name))
-        pending = [folder]
-        while pending:
-            inner = pending.pop()
-            try:
-                pictures, deeper = tree.enter(inner.path)
-            except OSError as error:
-                yield _not_entered(inner.path, error)
-                continue
-            for picture in pictures:
-                yield Listed(item, picture.path)
-            pending += reversed(deeper)
-
-
-def _not_entered(folder: str, error: OSError) -> Unlisted:
-    return Unlisted(folder, f"{shown(folder)}: not entered: {error.strerror}")
-
-
-class _Tree:
-    """The folders below a root, each entered once however many links lead to it."""
-
-    def __init__(self, root: str) -> None:
-        self.root = Path(root).resolve()
-        self.entered: set[tuple[int, int]] = set()
-
-    def enter(self, folder: str) -> tuple[list[os.DirEntry[str]], list[os.DirEntry[str]]]:
-        """What is named like a picture, and the folders, both in the order of their names.
-
-        OSError where that is not allowed or the folder has its turn under another name. A dead link or a
-        pipe that is named like a picture is taken for one: reading it says what it is.
-        """
-        path = Path(folder)
-        status = path.stat()
-        place = (status.st_dev, status.st_ino)
-        if place in self.entered or (path.is_symlink() and self._is_below(path.resolve())):
-            raise OSError(0, "a link to a folder that is listed elsewhere")
-        self.entered.add(place)
-        pictures, folders = [], []
-        with os.scandir(folder) as entries:
-            for entry in entries:
-                if entry.name.startswith("."):
-                    continue
-                if _is_folder(entry):
-                    folders.append(entry)
-                elif entry.name[entry.name.rfind(".") :].lower() in _PICTURES:
-                    pictures.append(entry)
-        by_name = attrgetter("name")
-        return sorted(pictures, key=by_name), sorted(folders, key=by_name)
-
-    def _is_below(self, path: Path) -> bool:
-        """Whether a folder has its turn by its own name, being in the tree and not hidden."""
-        if self.root not in path.parents:
-            return False
-        return not any(part.startswith(".") for part in path.relative_to(self.root).parts)
-
-
-def _is_folder(entry: os.DirEntry[str]) -> bool:
-    try:
-        return entry.is_dir()
-    except OSError:  # a link in a circle
-        return False
 
 
 _Row = tuple[int, Mapping[str, Any] | BadInput]  # its number; its values by column, or what is wrong with it
 
 
 def _csv_rows(path: str, written: Collection[str]) -> Iterator[_Row]:
-    with open(path, newline="", encoding="utf-8-sig", errors="surrogateescape") as file:
+    with TextIOWrapper(_file(path), "utf-8-sig", errors="surrogateescape", newline="") as file:
         separator, columns = _csv_header(path, file)
         file.seek(0)
         reader = csv.reader(file, delimiter=separator)
@@ -273,7 +189,7 @@ def _cell(text: str) -> Any:
 
 def _json_rows(path: str) -> Iterator[_Row]:
     checked = False
-    with open(path, encoding="utf-8-sig", errors="surrogateescape") as file:
+    with TextIOWrapper(_file(path), "utf-8-sig", errors="surrogateescape") as file:
         for number, line in enumerate(file, start=1):
             if not line.strip():
                 continue
@@ -325,9 +241,13 @@ def _parquet_file(path: str) -> Any:
     except ImportError as error:
         raise MissingExtra(f"{shown(path)}: reading Parquet", "parquet") from error
     try:
-        return ParquetFile(path)
+        return ParquetFile(_file(path) if objects.is_uri(path) else path)
     except (ArrowException, OSError) as error:
         raise BadInput(f"{shown(path)}: not a Parquet file that can be read: {shown(str(error))}") from error
+
+
+def _file(path: str) -> BinaryIO:
+    return BytesIO(objects.read(path, _TABLE_BYTES)) if objects.is_uri(path) else open(path, "rb")
 
 
 def _is_scalar(kind: Any) -> bool:
@@ -364,7 +284,7 @@ def _check_columns(path: str, columns: Iterable[str]) -> None:
 
 
 def _entries(path: str, rows: Iterator[_Row]) -> Iterator[Listed | Unlisted]:
-    folder = Path(path).parent
+    folder = path[: path.rfind("/")] if objects.is_uri(path) else Path(path).parent
     try:
         for number, row in rows:
             try:
@@ -378,18 +298,33 @@ def _entries(path: str, rows: Iterator[_Row]) -> Iterator[Listed | Unlisted]:
         raise BadInput(f"{shown(path)}: cannot be read: {error.strerror}") from error
 
 
-def _listed(row: Mapping[str, Any], folder: Path, number: int) -> Listed:
+def _listed(row: Mapping[str, Any], folder: Path | str, number: int) -> Listed:
     path = row.get("path")
     if not isinstance(path, str) or not path.strip():
         raise BadInput("path: missing")
-    source = os.path.normpath(folder / path.strip())
+    source = _source(folder, path.strip())
     attributes = {name: _attribute(name, row[name]) for name in row if name and name not in _OWN}
     item = Item(
-        id=_text(row, "item") or _name_as_text(Path(source).stem),
+        id=_text(row, "item") or name_as_text(Path(source).stem),
         title=_text(row, "title"),
         attributes={name: value for name, value in attributes.items() if value is not None},
     )
     return Listed(item, source, _box(row), number)
+
+
+def _source(folder: Path | str, path: str) -> str:
+    """Where a table's picture is: below its folder, on this disk, or at the URI that it gives."""
+    if objects.is_uri(path):
+        if (uri := objects.normal(path)).startswith("/"):
+            raise BadInput(f"path: {path}: write a file's path without file:")
+        return uri
+    if isinstance(folder, Path):
+        return os.path.normpath(folder / path)
+    if path.startswith("/"):  # no table from elsewhere names files of this machine
+        raise BadInput(f"path: {path}: a path here is relative to {folder}, or a URI")
+    bucket = "/".join(folder.split("/")[:3])
+    below = posixpath.normpath(posixpath.join("/", folder.removeprefix(bucket).lstrip("/"), path))
+    return bucket + below
 
 
 def _text(row: Mapping[str, Any], name: str) -> str:

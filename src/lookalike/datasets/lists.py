@@ -17,7 +17,8 @@ from pathlib import Path
 
 from lookalike.datasets.fields import ABSENT, corners, mapping, one_of, picture, records, text, whole
 from lookalike.datasets.labelled import Dataset, Labelled, Side
-from lookalike.datasets.listing import Unlisted, listing
+from lookalike.datasets.listed import Unlisted
+from lookalike.datasets.listing import listing
 from lookalike.errors import BadInput
 from lookalike.images import shown
 from lookalike.values import Box

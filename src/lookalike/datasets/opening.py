@@ -25,7 +25,8 @@ from lookalike.datasets.composed import circo, cirr, fashion_iq, is_circo, is_ci
 from lookalike.datasets.deepfashion2 import deepfashion2
 from lookalike.datasets.fields import one_of, picture
 from lookalike.datasets.labelled import Dataset, Labelled, Side
-from lookalike.datasets.listing import Listed, Unlisted, listing, origin_of
+from lookalike.datasets.listed import Listed, Unlisted
+from lookalike.datasets.listing import listing, origin_of
 from lookalike.datasets.lists import (
     consumer_to_shop,
     in_shop,

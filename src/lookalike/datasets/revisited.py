@@ -14,7 +14,7 @@ from typing import Any
 
 from lookalike.datasets.fields import ABSENT, corners, mapping, picture, sequence, texts
 from lookalike.datasets.labelled import Dataset, Labelled, Side
-from lookalike.datasets.listing import Unlisted
+from lookalike.datasets.listed import Unlisted
 from lookalike.errors import BadInput
 from lookalike.images import shown
 

@@ -18,7 +18,7 @@ from filelock import FileLock, Timeout
 
 from lookalike import images
 from lookalike.datasets.labelled import Dataset, Labelled
-from lookalike.datasets.listing import Unlisted
+from lookalike.datasets.listed import Unlisted
 from lookalike.datasets.tars import write_index
 from lookalike.errors import BadInput, BadPicture, CatalogueBusy, StorageFull
 from lookalike.values import Progress

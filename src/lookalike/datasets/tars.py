@@ -31,7 +31,7 @@ from typing import Any, BinaryIO
 
 from lookalike.datasets.fields import ABSENT, corners, mapping, one_of, sequence, text, texts, whole
 from lookalike.datasets.labelled import Dataset, Labelled, Side
-from lookalike.datasets.listing import Unlisted
+from lookalike.datasets.listed import Unlisted
 from lookalike.errors import BadInput
 from lookalike.images import member, shown
 

@@ -27,7 +27,7 @@ from fastapi.responses import Response
 from PIL import Image
 
 from lookalike import images
-from lookalike.errors import BadInput, BadPicture, CatalogueError
+from lookalike.errors import BadInput, BadPicture, CatalogueError, ObjectError
 from lookalike.indexing import chunks
 from lookalike.roles import Store
 from lookalike.server.access import needs
@@ -224,11 +224,11 @@ def _thumbnail_of(folder: Path, sha256: str, width: int) -> Path:
 def original(folder: Path, rows: Sequence[Row]) -> bytes | None:
     """The file of a picture, under any of the names that it was indexed by; None where it has gone."""
     for row in rows:
-        path = Path(row.source)
+        place: str | Path = row.source
         if row.origin == ORIGIN:  # a catalogue may have been moved
-            path = folder / KEPT / path.name
-        with suppress(BadPicture):
-            data = images.read(path)
+            place = folder / KEPT / Path(row.source).name
+        with suppress(BadPicture, ObjectError):
+            data = images.read(place)
             if hashlib.sha256(data).hexdigest() == row.sha256:
                 return data
     return None

@@ -2,5 +2,7 @@
 
 from lookalike.store.database import replacing, room_for
 from lookalike.store.local import LocalStore
+from lookalike.store.plans import Plan, Planned
+from lookalike.store.shards import Build
 
-__all__ = ["LocalStore", "replacing", "room_for"]
+__all__ = ["Build", "LocalStore", "Plan", "Planned", "replacing", "room_for"]

@@ -1,0 +1,145 @@
+"""A build's plan: what is listed, cut into fragments, written once and never changed."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from lookalike import objects
+from lookalike.datasets import Listed, Unlisted
+from lookalike.errors import BadInput, CatalogueError
+from lookalike.store.database import room_for
+from lookalike.store.parquet import ABOUT, about_of, arrow, attributes_as_json, attributes_from_json
+from lookalike.store.table import from_text, to_text
+from lookalike.values import Box, Item
+
+VERSION = 1
+FILE = "plan.parquet"
+
+
+class Planned(NamedTuple):
+    """An entry of a listing, and the SOURCE that listed it."""
+
+    origin: str
+    entry: Listed | Unlisted
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """The plan at a build's `uri`: `listed` entries of `sources`, in `fragments` of at most `size`."""
+
+    uri: str
+    sources: tuple[str, ...]
+    size: int
+    listed: int
+    fragments: int
+    digest: str  # of all entries
+
+    @classmethod
+    def make(cls, uri: str, sources: Sequence[str], planned: Iterable[Planned], size: int) -> Plan:
+        """Write what is listed, unless there is a plan already, which stands.
+
+        CatalogueError where that one was made of other sources; BadInput where nothing is listed.
+        """
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / FILE
+            with room_for(path.parent):
+                listed = _write(path, sources, planned, size)
+            if listed == 0:
+                raise BadInput(
+                    "no pictures found", "a folder's pictures end in .jpg, .jpeg, .png, .webp or .heic"
+                )
+            objects.put_if_absent(objects.join(uri, FILE), path)
+        plan = cls.open(uri)
+        plan.check(sources)
+        return plan
+
+    @classmethod
+    def open(cls, uri: str) -> Plan:
+        """NoObject where there is none; CatalogueError where it is damaged, or of a later version."""
+        with _file(uri) as file:
+            about = about_of(file.schema_arrow)
+            if about["version"] > VERSION:
+                raise CatalogueError(f"{uri}: its plan was written by a newer lookalike", "update this one")
+            rows, groups = file.metadata.num_rows, file.metadata.num_row_groups
+            digest = file.metadata.metadata[b"digest"].decode()
+            return cls(uri, tuple(map(from_text, about["sources"])), about["size"], rows, groups, digest)
+
+    def check(self, sources: Sequence[str]) -> None:
+        """CatalogueError unless it was made of these sources."""
+        if list(self.sources) != list(sources):
+            raise CatalogueError(
+                f"{self.uri} was begun with other sources: {', '.join(self.sources)}",
+                "go on with those, or build somewhere else",
+            )
+
+    def entries(self, fragment: int) -> list[Planned]:
+        """What is listed in a fragment, numbered from 0."""
+        with _file(self.uri) as file:
+            return [_planned(row) for row in file.read_row_group(fragment).to_pylist()]
+
+
+@contextmanager
+def _file(uri: str) -> Iterator[Any]:
+    """A plan's Parquet file; CatalogueError where it is damaged."""
+    pa, pq = arrow()
+    path = objects.join(uri, FILE)
+    with objects.opened(path) as file:
+        try:
+            yield pq.ParquetFile(file, page_checksum_verification=True)
+        except (pa.ArrowException, ValueError, KeyError, TypeError, BadInput):
+            raise CatalogueError(f"{path}: damaged, or no plan", "build somewhere else") from None
+
+
+def _write(path: Path, sources: Sequence[str], planned: Iterable[Planned], size: int) -> int:
+    """A plan as a local file; how many entries it has."""
+    pa, pq = arrow()
+    text = pa.string()
+    schema = pa.schema(
+        {
+            "origin": text, "source": text, "item": text, "title": text, "attributes": text,
+            "box": pa.list_(pa.float64()), "row": pa.int64(), "error": text,
+        }
+    )  # fmt: skip
+    about = {"version": VERSION, "sources": [to_text(source) for source in sources], "size": size}
+    digest, listed = hashlib.sha256(), 0
+    remaining = iter(planned)
+    with pq.ParquetWriter(
+        path, schema.with_metadata({ABOUT: json.dumps(about)}), compression="zstd", write_page_checksum=True
+    ) as writer:
+        while rows := [_recorded(each) for each in islice(remaining, size)]:
+            digest.update(json.dumps(rows).encode())
+            writer.write_table(pa.Table.from_pylist(rows, schema), row_group_size=size)
+            listed += len(rows)
+        writer.add_key_value_metadata({"digest": digest.hexdigest()})
+    return listed
+
+
+def _recorded(planned: Planned) -> dict[str, Any]:
+    origin, entry = planned
+    record: dict[str, Any] = {"origin": to_text(origin), "source": to_text(entry.source)}
+    if isinstance(entry, Unlisted):
+        return {**record, "error": entry.error}
+    return {
+        **record,
+        "item": entry.item.id,
+        "title": entry.item.title,
+        "attributes": attributes_as_json(entry.item),
+        "box": None if entry.box is None else list(entry.box.corners),
+        "row": entry.row,
+    }
+
+
+def _planned(row: Mapping[str, Any]) -> Planned:
+    origin, source = from_text(row["origin"]), from_text(row["source"])
+    if row["error"] is not None:
+        return Planned(origin, Unlisted(source, row["error"]))
+    item = Item(row["item"], row["title"], attributes_from_json(row["attributes"]))
+    return Planned(origin, Listed(item, source, None if row["box"] is None else Box(*row["box"]), row["row"]))

@@ -80,8 +80,10 @@ def serve() -> Iterator[Callable[..., Running]]:
     """Starts `lookalike serve FOLDER OPTIONS…` on a free port and waits until it is ready."""
     started: list[Running] = []
 
-    def start(folder: Path, *options: str) -> Running:
-        keys = {scope: Keys(folder).new(scope) for scope in ("search", "write", "admin")}
+    def start(folder: Path, *options: str, keys_file: Path | None = None) -> Running:
+        if keys_file is not None:
+            options = (*options, "--keys-file", str(keys_file))
+        keys = {scope: Keys(folder, keys_file).new(scope) for scope in ("search", "write", "admin")}
         log = folder.parent / f"serve-{len(started)}.log"
         command = [sys.executable, "-m", "lookalike", "serve", str(folder), "--port", "0", *options]
         with log.open("wb") as err:

@@ -32,7 +32,7 @@ class Clock:
 
 def app_of(access: Access) -> FastAPI:
     app = FastAPI()
-    app.state.service = SimpleNamespace(access=access, watch=Watch())
+    app.state.service = SimpleNamespace(access=access, watch=Watch(), read_only=False)
     handle(app)
 
     def told(request: Request, who: str) -> dict[str, str]:

@@ -42,6 +42,13 @@ def serve(
         str | None,
         typer.Option("--remove-key", metavar="ID", help="Let a key open nothing any more, and end."),
     ] = None,
+    keys_file: Annotated[
+        Path | None,
+        typer.Option("--keys-file", metavar="FILE", help="Where the keys are kept; CATALOGUE/keys.json."),
+    ] = None,
+    read_only: Annotated[
+        bool, typer.Option("--read-only", help="Nobody writes to the catalogue, whatever key they have.")
+    ] = False,
     private: Annotated[
         bool, typer.Option("--private", help="Searching needs a key, on loopback too.")
     ] = False,
@@ -94,7 +101,7 @@ def serve(
     store_exists(named)  # a build is refused
     catalogue = Path(named)
     if new_key or keys or remove_key:
-        _of_keys(catalogue, new_key, keys, remove_key)
+        _of_keys(catalogue, keys_file, new_key, keys, remove_key)
         return
     from lookalike.server.access import Access, Keys
     from lookalike.settings import Settings, open_captioner, open_catalogue
@@ -105,16 +112,19 @@ def serve(
         if captions is not None:
             open_captioner(captions, _asking(captions, asking))
             opened.check_query_captions()
-    Access(Keys(catalogue), private, per_minute, proxy or [])
+    kept = Keys(catalogue, keys_file)
+    Access(kept, private, per_minute, proxy or [])
     if private and open_:
         raise BadInput("--private and --open contradict each other", "leave one of them out")
-    if not _loopback(host) and not open_ and not Keys(catalogue).listed():
+    if not _loopback(host) and not open_ and not kept.listed():
+        elsewhere = f" --keys-file {keys_file}" if keys_file else ""
         raise BadInput(
             f"{host} can be reached by others, and there are no keys",
-            f"make one: lookalike serve {catalogue} --new-key search; or say --open",
+            f"make one: lookalike serve {catalogue}{elsewhere} --new-key search; or say --open",
         )
     told = {
-        "folder": str(catalogue), "query_regions": regions, "rerank": rerank, "captions": captions,
+        "folder": str(catalogue), "keys": None if keys_file is None else str(keys_file),
+        "read_only": read_only, "query_regions": regions, "rerank": rerank, "captions": captions,
         "asking": asking, "deadline_s": deadline,
         "searching_needs_key": private or not (open_ or _loopback(host)), "per_minute": per_minute,
         "proxies": proxy or [], "urls": urls,
@@ -152,7 +162,8 @@ def app_of_worker() -> FastAPI:
     logging.getLogger("python_multipart").setLevel(logging.ERROR)  # it tells of every malformed form
     told |= {"asking": _asking(told["captions"], asking)} if told["captions"] else {}
     told |= {"metrics": tuple(metrics)} if metrics else {}
-    return create_app(Config(**{**told, "folder": Path(told["folder"])}))
+    keys = told["keys"] and Path(told["keys"])
+    return create_app(Config(**{**told, "folder": Path(told["folder"]), "keys": keys}))
 
 
 def _asking(captions: str, told: Sequence[str | None]) -> Asking:
@@ -171,12 +182,15 @@ def _listening(host: str, port: int) -> socket.socket:
         raise BadInput(f"cannot listen on {host}, port {port}: {reason}", "choose another: --port") from error
 
 
-def _of_keys(catalogue: Path, new_key: str | None, listed: bool, removed: str | None) -> None:
+def _of_keys(
+    catalogue: Path, keys_file: Path | None, new_key: str | None, listed: bool, removed: str | None
+) -> None:
     from lookalike.server.access import Keys
     from lookalike.store import LocalStore
 
-    LocalStore(catalogue).close()  # keys belong to a catalogue
-    keys = Keys(catalogue)
+    if keys_file is None:  # a file of keys may be made where the catalogue is not
+        LocalStore(catalogue).close()
+    keys = Keys(catalogue, keys_file)
     if new_key is not None:
         typer.echo(keys.new(new_key))  # type: ignore[arg-type]
         typer.echo("keep it: it is not shown again", err=True)

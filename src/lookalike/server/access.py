@@ -46,14 +46,14 @@ class Key:
 
 
 class Keys:
-    """The keys of a catalogue, in its folder as `keys.json`: hashes, never the keys themselves.
+    """The keys of a catalogue, in `file`, or in its folder as `keys.json`: hashes, never the keys themselves.
 
     A key is 32 random bytes, so its plain SHA-256 tells nothing. Changes that another process makes to the
     file are seen at the next question.
     """
 
-    def __init__(self, folder: Path) -> None:
-        self._path = folder / "keys.json"
+    def __init__(self, folder: Path, file: Path | None = None) -> None:
+        self._path = file or folder / "keys.json"
         self._seen: tuple[int, int, int] | None = None  # the file's state when it was read
         self._keys: tuple[Key, ...] = ()
 
@@ -90,7 +90,7 @@ class Keys:
         except FileNotFoundError:
             self._seen, self._keys = None, ()
         except (OSError, ValueError, KeyError, TypeError) as error:
-            raise CatalogueError("the keys cannot be read", "see to keys.json") from error
+            raise CatalogueError("the keys cannot be read", f"see to {self._path.name}") from error
         return self._keys
 
     def scope_of(self, token: str) -> tuple[str, Scope] | None:
@@ -242,12 +242,17 @@ _BEARER = HTTPBearer(auto_error=False, description="A key of the service: `looka
 
 
 def needs(scope: Scope) -> Any:
-    """For `Depends`: that the request may do what `scope` covers. See `Access.check`."""
+    """For `Depends`: that the request may do what `scope` covers. See `Access.check`.
+
+    Where the service only reads, whatever goes beyond searching is 403, whoever asks.
+    """
 
     async def checked(
         request: Request, _: Annotated[HTTPAuthorizationCredentials | None, Depends(_BEARER)]
     ) -> str:
         service = request.app.state.service
+        if service.read_only and scope != "search":
+            raise Problem(403, "this service only reads its catalogue", "write where the catalogue is made")
         try:
             who: str = await service.access.check(request, scope)
         except Problem as problem:

@@ -17,6 +17,7 @@ from lookalike.server import items, jobs, pages, pictures, searching, watch
 from lookalike.server.access import Access, Keys
 from lookalike.server.batching import Batched
 from lookalike.server.bodies import Bodies, Guarded
+from lookalike.server.cores import cores
 from lookalike.server.decoding import Decoder
 from lookalike.server.fetching import Fetcher
 from lookalike.server.limits import Limits
@@ -35,6 +36,8 @@ class Config:
     """How a service is run; everything else is in the catalogue."""
 
     folder: Path
+    keys: Path | None = None  # where the keys are kept; None: in the catalogue's folder
+    read_only: bool = False  # nothing but thumbnails is written; so it is where nothing can be
     query_regions: str | None = None
     rerank: str | None = None
     captions: str | None = None  # who writes captions of queries; None: nobody
@@ -60,7 +63,8 @@ def create_app(config: Config) -> FastAPI:
         app.state.service = service
         await service.decoder.start()
         await service.run(_warm, service.catalogue)
-        jobs.start(service)
+        if not service.read_only:
+            jobs.start(service)
         watching.follow(lambda: (service.catalogue.store.count(), service.version()))
         metrics = serve_metrics(watching, *config.metrics, config.workers) if config.metrics else None
         app.state.ready = True
@@ -87,23 +91,26 @@ def create_app(config: Config) -> FastAPI:
 
 
 def _service(config: Config, watching: Watch) -> Service:
-    folder, cores = config.folder, os.cpu_count() or 1
+    folder, processors = config.folder, cores()
     with LocalStore(folder) as store:
         named = store.meta["encoder"]
     # As many passes at a time as there are cores, each on one: more is done than by one pass on all.
-    encoder = Batched(open_encoder(named, threads=1), watching.batch, max(1, cores // config.workers))
+    encoder = Batched(open_encoder(named, threads=1), watching.batch, max(1, processors // config.workers))
     settings = Settings(encoder, query_regions=config.query_regions, rerank=config.rerank)
     catalogue = open_catalogue(folder, settings, create=False)
     return Service(
         catalogue=catalogue,
         folder=folder,
         limits=config.limits,
-        decoder=Decoder(config.limits, cores),
-        access=Access(Keys(folder), config.searching_needs_key, config.per_minute, config.proxies),
+        decoder=Decoder(config.limits, processors),
+        access=Access(
+            Keys(folder, config.keys), config.searching_needs_key, config.per_minute, config.proxies
+        ),
         watch=watching,
         fetcher=Fetcher(config.limits) if config.urls else None,
         captioner=open_captioner(config.captions, config.asking) if config.captions else None,
         deadline_s=config.deadline_s,
+        read_only=config.read_only or not os.access(folder, os.W_OK),
     )
 
 

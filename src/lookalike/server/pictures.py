@@ -31,6 +31,7 @@ from lookalike.errors import BadInput, BadPicture, CatalogueError, ObjectError
 from lookalike.indexing import chunks
 from lookalike.roles import Store
 from lookalike.server.access import needs
+from lookalike.server.cores import cores
 from lookalike.server.problems import Problem
 from lookalike.server.service import Service, service_of
 from lookalike.store import replacing, room_for
@@ -184,9 +185,7 @@ async def picture(
 class _Making:
     """One app's thumbnails in the making: each once, and few at a time, for searches decode pictures too."""
 
-    turns: asyncio.Semaphore = field(
-        default_factory=lambda: asyncio.Semaphore(max(1, (os.cpu_count() or 1) // 2))
-    )
+    turns: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(max(1, cores() // 2)))
     by_path: WeakValueDictionary[Path, asyncio.Lock] = field(default_factory=WeakValueDictionary)
 
 

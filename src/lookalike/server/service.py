@@ -43,6 +43,7 @@ class Service:
     fetcher: Fetcher | None = None
     captioner: Captioner | None = None
     deadline_s: float = 10.0  # for a query's caption
+    read_only: bool = False  # nothing but thumbnails is written
     _threads: ThreadPoolExecutor = field(init=False)
     _waiters: ThreadPoolExecutor = field(init=False)
     _turns: asyncio.Semaphore = field(init=False)

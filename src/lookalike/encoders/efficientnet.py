@@ -181,9 +181,13 @@ def _draw(pixels: Pixels, square: Pixels) -> Box:
 
 
 def session_options(threads: int) -> Any:
-    """How every network runs here: on so many cores, which wait for work without burning them."""
+    """How every network runs here: on so many cores, which wait for work without burning them.
+
+    Newer builds of onnxruntime send events to their makers unless they are forbidden to, as here.
+    """
     import onnxruntime
 
+    onnxruntime.disable_telemetry_events()
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")

@@ -120,9 +120,13 @@ def open_store(place: Path | str, write: bool = False) -> LocalStore:
     return LocalStore(Path(place), write=write)
 
 
-def make_store(place: Path | str, facts: Mapping[str, str]) -> None:
-    """Make an empty catalogue with the facts that say whose descriptors it is for, their length `dim` too."""
+def make_store(place: Path | str, facts: Mapping[str, str], epoch: str | None = None) -> None:
+    """Make an empty catalogue with the facts that say whose descriptors it is for, their length `dim` too.
+
+    `epoch` is given where it is filled with what others are filled with, too, see `Build.epoch`.
+    """
     told = {fact: facts[fact] for fact in ("encoder", "fingerprint", "regions", "regime")}
+    told |= {} if epoch is None else {"epoch": epoch}
     LocalStore(Path(place), dim=int(facts["dim"]), write=True, meta=told).close()
 
 

@@ -75,6 +75,24 @@ def test_to_a_build_and_back(tmp_path: Path, bucket: str, monkeypatch: pytest.Mo
             assert all_of(target) == all_of(source)
 
 
+def test_replicas_of_one_build_name_their_versions_alike(tmp_path: Path) -> None:
+    with full(tmp_path / "one", 60) as source:
+        copying.to_build(source, str(tmp_path / "build"))
+        versions = {_version(source)}
+    build = Build.open(str(tmp_path / "build"))
+    for name in ("first", "second"):
+        made = lookalike_cli("copy", build.uri, tmp_path / name)
+        assert made.returncode == 0, made.stderr
+        with LocalStore(tmp_path / name) as replica:
+            versions.add(_version(replica))
+    assert len(versions) == 2
+
+
+def _version(store: LocalStore) -> str:
+    with store.view() as view:
+        return view.version
+
+
 def test_it_goes_on_after_a_kill(tmp_path: Path, bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(copying, "FRAGMENT", 50)
     with full(tmp_path / "one") as source:

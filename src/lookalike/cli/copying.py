@@ -80,7 +80,7 @@ def _to_catalogue(source: str, target: str) -> tuple[Copied, str | None]:
             build.check_finished()
         given = build or stack.enter_context(open_store(source))
         if not store_exists(target):
-            make_store(target, copying.facts_of(given))
+            make_store(target, copying.facts_of(given), build.epoch if build else None)
         with open_store(target, write=True) as store, bars() as stage:
             copied = copying.to_store(given, store, stage("copying"))
             known = "calibrated_at" in store.meta

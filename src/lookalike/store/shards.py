@@ -87,6 +87,12 @@ class Build:
     def finished(self) -> bool:
         return self.manifest.counts is not None
 
+    @property
+    def epoch(self) -> str:
+        """The same for all stores that are made of this finished build: they name their versions alike."""
+        digest = hashlib.sha256("".join(self.manifest.sums).encode()).digest()
+        return str(int.from_bytes(digest[:8], "little") >> 2)
+
     def info(self) -> dict[str, Any]:
         """What it holds, in the words of a catalogue's info, once it is finished; how far it is before."""
         manifest, told = self.manifest, {"finished": self.finished, "fragments": self.manifest.fragments}

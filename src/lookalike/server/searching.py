@@ -269,7 +269,7 @@ def _event(name: str, told: Mapping[str, Any]) -> str:
 
 async def _found(service: Service, row: Row) -> Picture:
     """The picture of a row; 404 where its file has gone, or is not the one that was indexed."""
-    data = await service.run(original, service.folder, [row])
+    data = await service.run(original, [row])
     with suppress(BadPicture):
         if data is not None:
             return await service.decoder.decode(data)

@@ -1,13 +1,14 @@
 """Searches over HTTP against what the cores can decode and encode; overload; ten minutes of memory.
 
-    python benchmarks/serve.py [--seconds 30] [--loads 0.25 0.5 0.8 0.9 1 1.5 3] [--minutes 10]
+    python benchmarks/serve.py [--seconds 30] [--loads 0.25 0.5 0.8 0.9 1] [--minutes 10] [--crowd 10000]
 
 The limit is measured first, without a server: one process a core, each with one thread, decodes pictures,
 finds regions and encodes them, one by one or by eight, whichever is faster. Then `lookalike serve` runs with
 a small catalogue, and searches arrive at random moments (Poisson), whether earlier ones are answered or not,
 at shares of that limit. Times count from the moment at which a search was due. Client and server share the
-cores, so the client's own processor time is taken off the limit. Pictures are JPEG crops of scikit-image's
-photographs, 1280 x 960, every one different.
+cores, so the client's own processor time is taken off the limit. With --crowd so many connections are open
+meanwhile that say nothing, half a head, or a body that does not come; one that is closed comes again.
+Pictures are JPEG crops of scikit-image's photographs, 1280 x 960, every one different.
 """
 
 from __future__ import annotations
@@ -17,6 +18,8 @@ import asyncio
 import io
 import multiprocessing
 import os
+import random
+import resource
 import socket
 import subprocess
 import sys
@@ -25,6 +28,7 @@ import time
 import urllib.request
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -53,6 +57,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=30.0, help="of each load, after a fifth of that")
     parser.add_argument("--loads", type=float, nargs="*", default=[0.25, 0.5, 0.8, 0.9, 1.0, 1.5, 3.0])
     parser.add_argument("--minutes", type=int, default=0, help="of watching memory at 0.8 of the limit")
+    parser.add_argument("--crowd", type=int, default=0, help="connections that do nothing, all the while")
     parser.add_argument("--workers", type=int, default=1)
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as place:
@@ -62,7 +67,7 @@ def main() -> None:
             catalogue.add(folder / "gallery")
         queries = [jpeg(number) for number in range(arguments.items, arguments.items + QUERIES)]
         limit = measure_limit(queries, arguments.seconds)
-        with Server(folder / "shop", arguments.workers) as server:
+        with Server(folder / "shop", arguments.workers) as server, Crowd(server.port, arguments.crowd):
             load(server, queries, 0.5 * limit, 5.0)  # caches, connections and allocators settle
             print(HEAD, flush=True)
             for share in arguments.loads:
@@ -198,6 +203,51 @@ class Server:
             told = {sample.name: sample.value for family in families for sample in family.samples}
         names = ("encoder_busy_seconds_total", "encoder_batch_count", "encoder_batch_sum")
         return np.array([told[f"lookalike_{name}"] for name in names])
+
+
+class Crowd:
+    """Connections in a process of their own: each is silent, has half a head, or a body that stops."""
+
+    _SAID = (
+        b"",
+        b"GET /v1/catalogue HTTP/1.1\r\nHost: lo",
+        b"POST /v1/search HTTP/1.1\r\nHost: localhost\r\nContent-Type: multipart/form-data; boundary=part\r\n"
+        b'Content-Length: 20000000\r\n\r\n--part\r\nContent-Disposition: form-data; name="picture"; '
+        b'filename="q.jpg"\r\n\r\n' + bytes(8000),
+    )
+
+    def __init__(self, port: int, count: int) -> None:
+        arguments = (port, count)
+        self._process = multiprocessing.get_context("spawn").Process(target=self._stand, args=arguments)
+        self._there = count
+
+    def __enter__(self) -> Crowd:
+        if self._there:
+            self._process.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._there:
+            self._process.terminate()
+            self._process.join()
+
+    @classmethod
+    def _stand(cls, port: int, count: int) -> None:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (resource.getrlimit(resource.RLIMIT_NOFILE)[1],) * 2)
+        asyncio.run(cls._standing(port, count))
+
+    @classmethod
+    async def _standing(cls, port: int, count: int) -> None:
+        async def one(number: int) -> None:
+            while True:
+                await asyncio.sleep(random.uniform(0, 10))
+                with suppress(OSError):
+                    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+                    writer.write(cls._SAID[number % len(cls._SAID)])
+                    await reader.read()
+                    writer.close()
+
+        await asyncio.gather(*map(one, range(count)))
 
 
 def free_port() -> int:

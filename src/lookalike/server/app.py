@@ -80,7 +80,7 @@ def create_app(config: Config) -> FastAPI:
         app.include_router(module.router)
     app.include_router(watch.health)
     handle(app)
-    app.add_middleware(Bodies, limits=config.limits)
+    app.add_middleware(Bodies, limits=config.limits, on_full=lambda: watching.refused("queue"))
     app.add_middleware(Guarded, hosts=config.hosts)
     app.add_middleware(Watched, watch=watching)  # the last one is the outermost
     return app

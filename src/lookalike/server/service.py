@@ -85,11 +85,6 @@ class Service:
                 await self.run(self.catalogue.check_encoder)  # `lookalike reindex` may have come
                 yield
 
-    async def work(self, request: Request, job: Callable[P, R], /, *args: P.args, **named: P.kwargs) -> R:
-        """Run what takes time in a thread, in its `turn`."""
-        async with self.turn(request):
-            return await self.run(job, *args, **named)
-
     async def later(self, job: Callable[P, R], /, *args: P.args, **named: P.kwargs) -> R:
         """Run in a thread what mostly waits, so that nothing else waits for it."""
         return await self._in(self._waiters, partial(job, *args, **named))

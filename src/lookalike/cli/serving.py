@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from ipaddress import ip_address
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -119,7 +120,6 @@ def serve(
         "hosts": _HOSTS if _loopback(host) and not proxy else [],
         "metrics": [metrics_host, metrics_port] if metrics_port else None, "workers": workers,
     }  # fmt: skip
-    os.environ[_CONFIG] = json.dumps(told)
     config = uvicorn.Config(
         "lookalike.cli.serving:app_of_worker", factory=True, workers=workers, log_config=None,
         access_log=False, server_header=False, proxy_headers=False, http=Connection, ws="none",
@@ -129,8 +129,11 @@ def serve(
         place = f"[{host}]" if ":" in host else host
         say(f"http://{place}:{listening.getsockname()[1]}/  (API: /docs)")
         if workers > 1:
-            Multiprocess(config, sockets=[listening]).run()
+            with TemporaryDirectory(prefix="lookalike-") as shared:
+                os.environ[_CONFIG] = json.dumps({**told, "counted_in": str(Path(shared) / "rates.sqlite")})
+                Multiprocess(config, sockets=[listening]).run()
             return
+        os.environ[_CONFIG] = json.dumps(told)
         server = uvicorn.Server(config)
         server.run(sockets=[listening])
     if not server.started:
@@ -150,6 +153,7 @@ def app_of_worker() -> FastAPI:
     logging.getLogger("python_multipart").setLevel(logging.ERROR)  # it tells of every malformed form
     told |= {"asking": _asking(told["captions"], asking)} if told["captions"] else {}
     told |= {"metrics": tuple(metrics)} if metrics else {}
+    told |= {"counted_in": Path(told["counted_in"])} if "counted_in" in told else {}
     return create_app(Config(**{**told, "folder": Path(told["folder"])}))
 
 

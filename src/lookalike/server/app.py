@@ -42,6 +42,7 @@ class Config:
     deadline_s: float = 10.0
     searching_needs_key: bool = False
     per_minute: int | None = None  # requests of one key or address; None: as many as it likes
+    counted_in: Path | None = None  # the file of these counts, where several processes share them
     proxies: Sequence[str] = ()  # addresses or networks whose X-Forwarded-For is believed
     hosts: Sequence[str] = ()  # names that the service answers to; none: any
     urls: bool = False  # whether pictures may be named by URL
@@ -99,7 +100,13 @@ def _service(config: Config, watching: Watch) -> Service:
         folder=folder,
         limits=config.limits,
         decoder=Decoder(config.limits, cores),
-        access=Access(Keys(folder), config.searching_needs_key, config.per_minute, config.proxies),
+        access=Access(
+            Keys(folder),
+            config.searching_needs_key,
+            config.per_minute,
+            config.proxies,
+            counted_in=config.counted_in,
+        ),
         watch=watching,
         fetcher=Fetcher(config.limits) if config.urls else None,
         captioner=open_captioner(config.captions, config.asking) if config.captions else None,

@@ -21,6 +21,7 @@ from lookalike.server.decoding import Decoder
 from lookalike.server.fetching import Fetcher
 from lookalike.server.limits import Limits
 from lookalike.server.problems import RESPONSES, handle
+from lookalike.server.running import Runner
 from lookalike.server.service import Service
 from lookalike.server.watch import Watch, Watched, serve_metrics
 from lookalike.settings import Asking, Settings, open_captioner, open_catalogue, open_encoder
@@ -61,7 +62,7 @@ def create_app(config: Config) -> FastAPI:
         app.state.service = service
         await service.decoder.start()
         await service.run(_warm, service.catalogue)
-        jobs.start(service)
+        runner = Runner(service)
         watching.follow(lambda: (service.catalogue.store.count(), service.version()))
         metrics = serve_metrics(watching, *config.metrics, config.workers) if config.metrics else None
         app.state.ready = True
@@ -69,7 +70,7 @@ def create_app(config: Config) -> FastAPI:
         app.state.ready = False
         if metrics:
             metrics.close()
-        await jobs.stop()
+        await runner.stop()
         await service.close()
 
     app = FastAPI(

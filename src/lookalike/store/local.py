@@ -35,7 +35,8 @@ class LocalView:
         self._threads = threads
         self.size = len(gallery)
         self.keys = gallery.living_keys
-        self.version = f"{gallery.epoch}.{gallery.last}.{gallery.removals}"
+        words = table.rewordings(connection)
+        self.version = f"{gallery.epoch}.{gallery.last}.{gallery.removals}.{words}"
 
     def search(
         self, vectors: Floats, top: int, where: str | None = None, exact: bool = False

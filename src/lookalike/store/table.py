@@ -154,6 +154,12 @@ def meanings(connection: sqlite3.Connection, keys: Keys, dim: int) -> Floats:
     return told
 
 
+def rewordings(connection: sqlite3.Connection) -> int:
+    """How often titles, attributes or captions have been written."""
+    found = connection.execute("SELECT value FROM meta WHERE key = 'reworded'").fetchone()
+    return int(found[0]) if found else 0
+
+
 def removed_after(connection: sqlite3.Connection, last: int) -> Keys:
     """The region keys of all removals with numbers above `last`."""
     found = connection.execute("SELECT region FROM removed WHERE seq > ?", (last,)).fetchall()

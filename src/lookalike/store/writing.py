@@ -337,8 +337,13 @@ def _settle(connection: sqlite3.Connection, items: Iterable[int]) -> None:
 
 
 def _put_words(connection: sqlite3.Connection, items: Iterable[int]) -> None:
-    """Write anew what full-text search finds the items by."""
-    for key in sorted(items):
+    """Write anew what full-text search finds the items by; `table.rewordings` tells of it."""
+    reworded = sorted(items)
+    if reworded:
+        connection.execute(
+            "INSERT INTO meta VALUES ('reworded', 1) ON CONFLICT (key) DO UPDATE SET value = value + 1"
+        )
+    for key in reworded:
         connection.execute("DELETE FROM words WHERE rowid = ?", (key,))
         connection.execute(
             "INSERT INTO words (rowid, title, attributes, captions) SELECT key, title,"

@@ -44,6 +44,8 @@ async def search(request: Request, service: Annotated[Service, Depends(service_o
             raise Problem(422, "more than one thing to search with", "send pictures, item, vector or url")
         if not given and not files and not question.text:
             raise Problem(422, "nothing to search with", "send a picture, item, vector, url or text")
+        if question.regions == "each" and len(files) > 1:
+            raise Problem(422, "each region goes with one picture", "leave out regions, or other pictures")
         if question.caption:
             _check_caption(service, question, len(files) + (question.url is not None))
         fetched = [] if question.url is None else [await _fetched(service, question.url)]

@@ -6,8 +6,8 @@ The limit is measured first, without a server: one process a core, each with one
 finds regions and encodes them, one by one or by eight, whichever is faster. Then `lookalike serve` runs with
 a small catalogue, and searches arrive at random moments (Poisson), whether earlier ones are answered or not,
 at shares of that limit. Times count from the moment at which a search was due. Client and server share the
-cores, so the client's own processor time is taken off the limit. With --crowd so many connections are open
-meanwhile that say nothing, half a head, or a body that does not come; one that is closed comes again.
+cores, so the client's own processor time is taken off the limit. With --crowd so many connections are
+opened first that say nothing, half a head, or a body that does not come, until the server closes them.
 Pictures are JPEG crops of scikit-image's photographs, 1280 x 960, every one different.
 """
 
@@ -18,7 +18,6 @@ import asyncio
 import io
 import multiprocessing
 import os
-import random
 import resource
 import socket
 import subprocess
@@ -28,7 +27,6 @@ import time
 import urllib.request
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -57,7 +55,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=30.0, help="of each load, after a fifth of that")
     parser.add_argument("--loads", type=float, nargs="*", default=[0.25, 0.5, 0.8, 0.9, 1.0, 1.5, 3.0])
     parser.add_argument("--minutes", type=int, default=0, help="of watching memory at 0.8 of the limit")
-    parser.add_argument("--crowd", type=int, default=0, help="connections that do nothing, all the while")
+    parser.add_argument("--crowd", type=int, default=0, help="connections that do nothing, once")
     parser.add_argument("--workers", type=int, default=1)
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as place:
@@ -67,8 +65,10 @@ def main() -> None:
             catalogue.add(folder / "gallery")
         queries = [jpeg(number) for number in range(arguments.items, arguments.items + QUERIES)]
         limit = measure_limit(queries, arguments.seconds)
-        with Server(folder / "shop", arguments.workers) as server, Crowd(server.port, arguments.crowd):
+        with Server(folder / "shop", arguments.workers) as server:
             load(server, queries, 0.5 * limit, 5.0)  # caches, connections and allocators settle
+            if arguments.crowd:
+                asyncio.run(crowd(server, request(queries[0]), arguments.crowd))
             print(HEAD, flush=True)
             for share in arguments.loads:
                 print(load(server, queries, share * limit, arguments.seconds).row(limit), flush=True)
@@ -205,49 +205,44 @@ class Server:
         return np.array([told[f"lookalike_{name}"] for name in names])
 
 
-class Crowd:
-    """Connections in a process of their own: each is silent, has half a head, or a body that stops."""
+SAID = (
+    b"",
+    b"GET /v1/catalogue HTTP/1.1\r\nHost: lo",
+    b"POST /v1/search HTTP/1.1\r\nHost: localhost\r\nContent-Type: multipart/form-data; boundary=part\r\n"
+    b'Content-Length: 20000000\r\n\r\n--part\r\nContent-Disposition: form-data; name="picture"; '
+    b'filename="q.jpg"\r\n\r\n' + bytes(8000),
+)
 
-    _SAID = (
-        b"",
-        b"GET /v1/catalogue HTTP/1.1\r\nHost: lo",
-        b"POST /v1/search HTTP/1.1\r\nHost: localhost\r\nContent-Type: multipart/form-data; boundary=part\r\n"
-        b'Content-Length: 20000000\r\n\r\n--part\r\nContent-Disposition: form-data; name="picture"; '
-        b'filename="q.jpg"\r\n\r\n' + bytes(8000),
-    )
 
-    def __init__(self, port: int, count: int) -> None:
-        arguments = (port, count)
-        self._process = multiprocessing.get_context("spawn").Process(target=self._stand, args=arguments)
-        self._there = count
+async def crowd(server: Server, message: bytes, count: int) -> None:
+    """Open connections that are silent, have half a head, or a body that stops; search meanwhile."""
+    files = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (files, files))
+    print(f"\n| {count} connections | s | three searches | s | MB | s of a core so far |\n|" + "---|" * 6)
 
-    def __enter__(self) -> Crowd:
-        if self._there:
-            self._process.start()
-        return self
+    async def row(name: str, started: float) -> None:
+        took, began, client = time.perf_counter() - started, time.perf_counter(), Client(server.port)
+        answers = [await client.ask(message) for _ in range(3)]
+        client.close()
+        searched = time.perf_counter() - began
+        print(
+            f"| {name} | {took:.1f} | {answers} | {searched:.1f} | {server.megabytes():.0f} "
+            f"| {server.seconds():.1f} |",
+            flush=True,
+        )
 
-    def __exit__(self, *_: object) -> None:
-        if self._there:
-            self._process.terminate()
-            self._process.join()
-
-    @classmethod
-    def _stand(cls, port: int, count: int) -> None:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (resource.getrlimit(resource.RLIMIT_NOFILE)[1],) * 2)
-        asyncio.run(cls._standing(port, count))
-
-    @classmethod
-    async def _standing(cls, port: int, count: int) -> None:
-        async def one(number: int) -> None:
-            while True:
-                await asyncio.sleep(random.uniform(0, 10))
-                with suppress(OSError):
-                    reader, writer = await asyncio.open_connection("127.0.0.1", port)
-                    writer.write(cls._SAID[number % len(cls._SAID)])
-                    await reader.read()
-                    writer.close()
-
-        await asyncio.gather(*map(one, range(count)))
+    await row("none", time.perf_counter())
+    started, opened = time.perf_counter(), []
+    for number in range(count):
+        reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
+        writer.write(SAID[number % len(SAID)])
+        opened.append((reader, writer))
+    await row("open", started)
+    started = time.perf_counter()
+    await asyncio.gather(*(reader.read() for reader, _ in opened), return_exceptions=True)
+    await row("closed by the server", started)
+    for _, writer in opened:
+        writer.close()
 
 
 def free_port() -> int:

@@ -1,13 +1,14 @@
 """Searches over HTTP against what the cores can decode and encode; overload; ten minutes of memory.
 
-    python benchmarks/serve.py [--seconds 30] [--loads 0.25 0.5 0.8 0.9 1 1.5 3] [--minutes 10]
+    python benchmarks/serve.py [--seconds 30] [--loads 0.25 0.5 0.8 0.9 1] [--minutes 10] [--crowd 10000]
 
 The limit is measured first, without a server: one process a core, each with one thread, decodes pictures,
 finds regions and encodes them, one by one or by eight, whichever is faster. Then `lookalike serve` runs with
 a small catalogue, and searches arrive at random moments (Poisson), whether earlier ones are answered or not,
 at shares of that limit. Times count from the moment at which a search was due. Client and server share the
-cores, so the client's own processor time is taken off the limit. Pictures are JPEG crops of scikit-image's
-photographs, 1280 x 960, every one different.
+cores, so the client's own processor time is taken off the limit. With --crowd so many connections are
+opened first that say nothing, half a head, or a body that does not come, until the server closes them.
+Pictures are JPEG crops of scikit-image's photographs, 1280 x 960, every one different.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import asyncio
 import io
 import multiprocessing
 import os
+import resource
 import socket
 import subprocess
 import sys
@@ -53,6 +55,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=30.0, help="of each load, after a fifth of that")
     parser.add_argument("--loads", type=float, nargs="*", default=[0.25, 0.5, 0.8, 0.9, 1.0, 1.5, 3.0])
     parser.add_argument("--minutes", type=int, default=0, help="of watching memory at 0.8 of the limit")
+    parser.add_argument("--crowd", type=int, default=0, help="connections that do nothing, once")
     parser.add_argument("--workers", type=int, default=1)
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as place:
@@ -64,6 +67,8 @@ def main() -> None:
         limit = measure_limit(queries, arguments.seconds)
         with Server(folder / "shop", arguments.workers) as server:
             load(server, queries, 0.5 * limit, 5.0)  # caches, connections and allocators settle
+            if arguments.crowd:
+                asyncio.run(crowd(server, request(queries[0]), arguments.crowd))
             print(HEAD, flush=True)
             for share in arguments.loads:
                 print(load(server, queries, share * limit, arguments.seconds).row(limit), flush=True)
@@ -198,6 +203,46 @@ class Server:
             told = {sample.name: sample.value for family in families for sample in family.samples}
         names = ("encoder_busy_seconds_total", "encoder_batch_count", "encoder_batch_sum")
         return np.array([told[f"lookalike_{name}"] for name in names])
+
+
+SAID = (
+    b"",
+    b"GET /v1/catalogue HTTP/1.1\r\nHost: lo",
+    b"POST /v1/search HTTP/1.1\r\nHost: localhost\r\nContent-Type: multipart/form-data; boundary=part\r\n"
+    b'Content-Length: 20000000\r\n\r\n--part\r\nContent-Disposition: form-data; name="picture"; '
+    b'filename="q.jpg"\r\n\r\n' + bytes(8000),
+)
+
+
+async def crowd(server: Server, message: bytes, count: int) -> None:
+    """Open connections that are silent, have half a head, or a body that stops; search meanwhile."""
+    files = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (files, files))
+    print(f"\n| {count} connections | s | three searches | s | MB | s of a core so far |\n|" + "---|" * 6)
+
+    async def row(name: str, started: float) -> None:
+        took, began, client = time.perf_counter() - started, time.perf_counter(), Client(server.port)
+        answers = [await client.ask(message) for _ in range(3)]
+        client.close()
+        searched = time.perf_counter() - began
+        print(
+            f"| {name} | {took:.1f} | {answers} | {searched:.1f} | {server.megabytes():.0f} "
+            f"| {server.seconds():.1f} |",
+            flush=True,
+        )
+
+    await row("none", time.perf_counter())
+    started, opened = time.perf_counter(), []
+    for number in range(count):
+        reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
+        writer.write(SAID[number % len(SAID)])
+        opened.append((reader, writer))
+    await row("open", started)
+    started = time.perf_counter()
+    await asyncio.gather(*(reader.read() for reader, _ in opened), return_exceptions=True)
+    await row("closed by the server", started)
+    for _, writer in opened:
+        writer.close()
 
 
 def free_port() -> int:

@@ -11,6 +11,7 @@ import numpy as np
 from lookalike import images, ranking
 from lookalike.datasets.street import street_view
 from lookalike.errors import BadInput, BadPicture
+from lookalike.looking import Candidates
 from lookalike.ranking import CROWD
 from lookalike.roles import Store, View
 from lookalike.values import Floats, Picture, Region, Row
@@ -19,8 +20,6 @@ QUERIES = 100
 FALSE_ACCEPTS = 0.05
 SURE = 0.95  # of the answers that a gate lets pass without a caption are right
 GATES = ("margin", "disagreement")  # what tells whether a query wants a caption; kept as facts of these names
-
-Candidates = list[tuple[Region, Floats]]  # where the object may be in a picture, with descriptors (D,)
 
 
 def calibrate(store: Store, look: Callable[[Picture], Candidates], language: Floats | None) -> None:

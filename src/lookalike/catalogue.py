@@ -13,10 +13,11 @@ from typing import Self
 
 import numpy as np
 
-from lookalike import calibration, doubting, images, indexing, ranking
+from lookalike import calibration, doubting, indexing, looking, ranking
 from lookalike.datasets import Listed, count, listing, origin_of
 from lookalike.errors import BadInput, WrongEncoder
 from lookalike.indexing import Batch, Parts, Skipped
+from lookalike.looking import Candidates, Clock, PictureLike
 from lookalike.ranking import SHORTLIST
 from lookalike.roles import Captioner, Encoder, RegionFinder, Reranker, Store, View
 from lookalike.values import (
@@ -28,17 +29,12 @@ from lookalike.values import (
     Hits,
     Item,
     Keys,
-    Picture,
     Progress,
     Query,
-    Region,
     Shortlist,
-    unit,
 )
 
 RANKED_AT_ONCE = 64  # queries that `rank` holds the whole gallery's scores of
-
-PictureLike = Region | Picture | Path | str | bytes  # a region is searched as it is
 
 
 @dataclass(frozen=True, slots=True)
@@ -219,13 +215,15 @@ class Catalogue:
         if caption:
             self.check_query_captions()
         if like is not None:
-            like = self._checked(like, picture)
+            if picture is not None:
+                raise BadInput("descriptors and pictures are searched one at a time", "leave one of them out")
+            like = looking.descriptors(like, self.encoder.dim)
         elif not text and (picture is None or picture == []):
             raise BadInput("nothing to search with", "give a picture, words, or both")
         if top < 1:
             raise BadInput(f"top is {top}", "ask for at least one hit")
-        clock = _Clock()
-        candidates = self._candidates(picture, box, clock, caption)
+        clock = Clock()
+        candidates = self._looked(picture, box, clock, caption)
         meaning = self.encoder.texts([text]) if text else None
         with self.store.view() as view:
             with clock.stage("search"):
@@ -402,47 +400,17 @@ class Catalogue:
         keys = np.concatenate([head.keys, shortlist.keys[SHORTLIST:]])
         return Shortlist(keys, np.concatenate([head.scores, below]), shortlist.stored)
 
-    def _checked(self, like: Floats, picture: object) -> Floats:
-        """Descriptors as searched with, (V, D), unit rows."""
-        rows = np.atleast_2d(np.asarray(like, np.float32))
-        if picture is not None:
-            raise BadInput("descriptors and pictures are searched one at a time", "leave one of them out")
-        if rows.ndim != 2 or not len(rows) or rows.shape[1] != self.encoder.dim:
-            raise BadInput(f"a descriptor of {rows.shape[-1]} numbers: {self.encoder.dim} are needed")
-        if not np.isfinite(rows).all() or not rows.any(axis=1).all():
-            raise BadInput("a descriptor needs finite numbers, not all of them 0")
-        return unit(rows)
-
-    def _candidates(
+    def _looked(
         self,
         picture: PictureLike | Sequence[PictureLike] | None,
         box: Box | None,
-        clock: _Clock,
+        clock: Clock,
         caption: Caption | str = "",
-    ) -> list[list[tuple[Region, Floats]]]:
-        """For each picture the regions where the object may be, with their descriptors (D,)."""
-        if picture is None:
-            return []
-        views = [picture] if isinstance(picture, PictureLike) else list(picture)
-        if box is not None and len(views) != 1:
-            raise BadInput("a box goes with one picture", "crop the others, or search with one picture")
-        with clock.stage("decode"):
-            places = [view if isinstance(view, Region) else decoded(view) for view in views]
-        with clock.stage("region"):
-            if box is not None:
-                (place,) = places
-                found = [[Region(place.picture if isinstance(place, Region) else place, box)]]
-            else:
-                searched = iter(
-                    self._query_regions.regions([place for place in places if isinstance(place, Picture)])
-                )
-                found = [[place] if isinstance(place, Region) else next(searched) for place in places]
-        with clock.stage("encode"):
-            regions = [region for regions in found for region in regions]
-            said = Caption(caption, "") if isinstance(caption, str) else caption
-            told = [said] * len(regions) if said.text else None
-            vectors = iter(indexing.described(regions, told, self.encoder, self.doubts if told else {}))
-        return [[(region, next(vectors)) for region in regions] for regions in found]
+    ) -> list[Candidates]:
+        said = Caption(caption, "") if isinstance(caption, str) else caption
+        told = said if said.text else None
+        doubts = self.doubts if told else {}
+        return looking.candidates(picture, box, self._query_regions, self.encoder, clock, told, doubts)
 
     def _confident(self, prominence: float) -> bool | None:
         threshold = self.store.meta.get("confident_from")
@@ -455,37 +423,9 @@ class Catalogue:
     def measured(self, store: Store) -> dict[str, str | None]:
         """The facts that `calibrate` sets; measuring them takes long, and needs no permission to write."""
         language = self.language if self.regime in TOLD_QUERIES else None
-        return calibration.measured(
-            store, lambda picture: self._candidates(picture, None, _Clock())[0], language
-        )
+        return calibration.measured(store, lambda picture: self._looked(picture, None, Clock())[0], language)
 
 
 def captioned(encoder: Encoder) -> bool:
     """Whether the encoder was trained with captions."""
     return bool(getattr(encoder, "captioned", False))
-
-
-def decoded(given: Picture | Path | str | bytes) -> Picture:
-    if isinstance(given, Picture):
-        return given
-    if isinstance(given, bytes):
-        return images.decode(given, "the given bytes")
-    return images.load(given)
-
-
-class _Clock:
-    """Milliseconds by stage of one search."""
-
-    def __init__(self) -> None:
-        self._started = time.perf_counter()
-        self._stages = dict.fromkeys(("decode", "region", "encode", "search", "rerank"), 0.0)
-
-    @contextmanager
-    def stage(self, name: str) -> Iterator[None]:
-        started = time.perf_counter()
-        yield
-        self._stages[name] += (time.perf_counter() - started) * 1000
-
-    def finish(self) -> dict[str, float]:
-        total = (time.perf_counter() - self._started) * 1000
-        return {name: round(ms, 3) for name, ms in {**self._stages, "total": total}.items()}

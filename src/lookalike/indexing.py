@@ -16,15 +16,13 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass, field, replace
 from itertools import islice
-from typing import TypeVar, cast
-
-import numpy as np
+from typing import TypeVar
 
 from lookalike import images
 from lookalike.datasets import Listed, Unlisted
+from lookalike.describing import described, meant
 from lookalike.errors import BadInput, BadPicture
-from lookalike.roles import CaptionedEncoder, Captioner, Encoder, RegionFinder, Store
-from lookalike.trust import UNKNOWN
+from lookalike.roles import Captioner, Encoder, RegionFinder, Store
 from lookalike.values import Box, Caption, Floats, Item, Picture, Region, Row
 
 Entry = TypeVar("Entry")
@@ -32,7 +30,6 @@ Entry = TypeVar("Entry")
 Find = Callable[[Sequence[str]], Sequence[Row]]  # the rows that are known of contents, see `Store.find`
 
 BATCH = 16  # pictures a worker holds decoded at once
-UNIT_WITHIN = 1e-3
 
 
 @dataclass(frozen=True, slots=True)
@@ -273,46 +270,6 @@ def put(
         raise BadPicture(batch.skipped[0].error)
     store.replace(items, batch.rows, facts)
     return batch
-
-
-def described(
-    regions: Sequence[Region],
-    captions: Sequence[Caption | None] | None,
-    encoder: Encoder,
-    doubts: Mapping[str, float],
-) -> Floats:
-    """Descriptors (N, D), each in the light of its caption, which counts as its source's doubt allows.
-
-    BadInput where the encoder breaks its promise of rows of length 1.
-    """
-    if captions is None or not any(captions):
-        vectors = encoder.pictures(regions)
-    else:
-        words = [caption.text if caption else "" for caption in captions]
-        if getattr(encoder, "trust", None) is None:
-            vectors = encoder.pictures(regions, words)
-        else:
-            wrong = [doubts.get(caption.by, UNKNOWN) if caption else UNKNOWN for caption in captions]
-            vectors = cast(CaptionedEncoder, encoder).pictures(regions, words, wrong)
-    off = ~(np.abs(np.linalg.norm(vectors, axis=1) - 1) < UNIT_WITHIN)  # NaN is off too
-    if off.any():
-        region = regions[int(np.argmax(off))]
-        raise BadInput(
-            f"{region.picture.source}: its descriptor by {encoder.name} has not length 1",
-            "an encoder gives finite rows of L2 norm 1",
-        )
-    return vectors
-
-
-def meant(words: Sequence[str], encoder: Encoder) -> list[Floats | None]:
-    """What the encoder makes of captions (N,), (D,) each; None for "" and where it has no language."""
-    told = [place for place, text in enumerate(words) if text]
-    meanings: list[Floats | None] = [None] * len(words)
-    found = encoder.texts([words[place] for place in told]) if told else None
-    if found is not None:
-        for place, meaning in zip(told, found, strict=True):
-            meanings[place] = meaning
-    return meanings
 
 
 def _captioned(rows: Sequence[Row], captioner: Captioner | None) -> bool:

@@ -7,11 +7,12 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import Future
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from lookalike.calibration import GATES, sureness
-from lookalike.catalogue import Catalogue, PictureLike, decoded
+from lookalike.catalogue import Catalogue
 from lookalike.errors import unknown_name
+from lookalike.looking import PictureLike, decoded
 from lookalike.roles import Captioner
 from lookalike.values import Box, Caption, Hits, Region
 
@@ -32,6 +33,17 @@ class Refinement:
     caption: Caption | None
     first_ms: float  # until the first hits
     ms: float  # until now
+
+    def as_json(self) -> dict[str, Any]:
+        caption = self.caption
+        return {
+            "outcome": self.outcome,
+            "text": caption.text if caption else None,
+            "by": caption.by if caption else None,
+            "claims": [claim.as_json() for claim in caption.claims] if caption else [],
+            "first_ms": round(self.first_ms, 3),
+            "ms": round(self.ms, 3),
+        }
 
 
 def refined(

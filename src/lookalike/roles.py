@@ -84,7 +84,7 @@ class View(Protocol):
 
     size: int  # N
     keys: Keys  # (N,) of all regions, ascending
-    version: str  # of this moment: another one when regions came or went
+    version: str  # of this moment: another one when anything that is searched or told came, went or changed
 
     def search(
         self, vectors: Floats, top: int, where: str | None = None, exact: bool = False

@@ -18,8 +18,9 @@ import numpy as np
 from lookalike import doubting, images
 from lookalike.calibration import GATES
 from lookalike.catalogue import Catalogue
+from lookalike.describing import described, meant
 from lookalike.errors import BadInput, BadPicture, CatalogueError, MissingExtra
-from lookalike.indexing import BATCH, Skipped, chunks, described, meant
+from lookalike.indexing import BATCH, Skipped, chunks
 from lookalike.roles import Encoder
 from lookalike.values import TOLD_GALLERY, Caption, Floats, Progress, Region, Row
 

@@ -79,6 +79,11 @@ class Box:
         return ",".join(f"{corner:g}" for corner in self.corners)
 
 
+def corners_of(box: Box | None) -> list[float] | None:
+    """A box as JSON has it; None, the whole picture, is null."""
+    return None if box is None else list(box.corners)
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Picture:
     """One decoded image: upright, RGB, sRGB.
@@ -309,9 +314,8 @@ class Hit:
     sha256: str = ""  # of the matched picture's bytes
 
     def as_json(self) -> dict[str, Any]:
-        box = None if self.box is None else list(self.box.corners)
         return {
-            "item": self.item, "score": self.score, "picture": self.picture, "box": box,
+            "item": self.item, "score": self.score, "picture": self.picture, "box": corners_of(self.box),
             "caption": self.caption, "title": self.title, "attributes": dict(self.attributes),
         }  # fmt: skip
 

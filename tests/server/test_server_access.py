@@ -6,7 +6,8 @@ import re
 import stat
 import subprocess
 import sys
-from collections.abc import Sequence
+import textwrap
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
@@ -15,10 +16,12 @@ from typing import Annotated
 import httpx
 import pytest
 from fastapi import Depends, FastAPI, Request
+from served import Running, Shop
 
 from lookalike.errors import BadInput, CatalogueError
-from lookalike.server.access import SCOPES, Access, Keys, Rate, Scope, needs
+from lookalike.server.access import SCOPES, Access, Keys, Scope, needs
 from lookalike.server.problems import handle
+from lookalike.server.rates import Rate
 from lookalike.server.watch import Watch
 
 
@@ -298,6 +301,29 @@ class TestRates:
         clock.now += 60.0
         rate.wait("another")
         assert len(rate) == 1
+
+    def test_processes_count_together_and_outlive_one_another(self, tmp_path: Path) -> None:
+        taken = """
+            import os, signal, sys
+            from pathlib import Path
+            from lookalike.server.rates import Rate
+            rate = Rate(20, file=Path(sys.argv[1]))
+            print(*[rate.wait("a") for _ in range(6)], flush=True)
+            os.kill(os.getpid(), signal.SIGKILL)
+        """
+        command = [sys.executable, "-c", textwrap.dedent(taken), str(tmp_path / "rates")]
+        running = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(3)]
+        assert [each.communicate()[0].split() for each in running] == [["0.0"] * 6] * 3
+        rate = Rate(20, file=tmp_path / "rates")
+        waits = [rate.wait("a") for _ in range(4)]
+        assert waits[:2] == [0, 0] and 0 < min(waits[2:]) <= max(waits[2:]) <= 60
+
+    def test_all_processes_of_a_service_count_together(
+        self, drawn_shop: Shop, serve: Callable[..., Running]
+    ) -> None:
+        running = serve(drawn_shop.folder, "--workers", "2", "--per-minute", "10")
+        seen = [httpx.get(f"{running.url}/v1/items?limit=1").status_code for _ in range(24)]
+        assert seen == [200] * 10 + [429] * 14
 
     def test_those_who_ask_too_often_are_told_when_to_come_back(self, tmp_path: Path) -> None:
         ask = Asking(tmp_path, per_minute=2)

@@ -48,7 +48,7 @@ def app_of(limits: Limits, hosts: list[str] | None = None) -> FastAPI:
     async def kept() -> StreamingResponse:
         return StreamingResponse(iter(["one", "two"]), headers={"Cache-Control": "max-age=60"})
 
-    app.add_middleware(Bodies, limits=limits)
+    app.add_middleware(Bodies, limits=limits, on_full=lambda: None)
     app.add_middleware(Guarded, hosts=hosts or [])
     return app
 
@@ -189,6 +189,28 @@ def test_only_bulk_posts_may_bring_more() -> None:
                 if status == 200:
                     client.say(b"x" * size)
                 assert client.answer()[0] == status, (path, method, size)
+
+
+def test_bodies_that_are_too_much_together_are_refused_until_others_are_answered() -> None:
+    with serving(replace(SMALL, held_bytes=12_000)) as port, Client(port) as first, Client(port) as second:
+        for client in first, second:
+            client.ask("/raw", "Content-Length: 9000")
+        first.say(b"x" * 8999)
+        status = 200
+        while status == 200:  # until what the first has sent is seen to be there
+            with Client(port) as third:
+                third.ask("/raw", "Content-Length: 4000")
+                third.say(b"x" * 4000)
+                status, headers, _ = third.answer()
+        assert (status, headers["retry-after"]) == (429, "1")
+        with Client(port) as bulk:  # which lies on disk
+            bulk.ask("/v1/items", "Content-Length: 40000")
+            bulk.say(b"x" * 40_000)
+            assert bulk.answer()[0] == 200
+        first.say(b"x")
+        assert first.answer()[0] == 200
+        second.say(b"x" * 9000)
+        assert second.answer()[0] == 200
 
 
 def test_a_stalled_body_is_given_up() -> None:

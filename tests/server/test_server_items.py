@@ -354,6 +354,19 @@ def test_an_item_is_never_kept_by_another_encoder_than_the_catalogues(
             assert vector @ row.vector == pytest.approx(1, abs=1e-2)
 
 
+def test_filters_follow_attributes_that_change_alone(service: httpx.Client) -> None:
+    put(service, "lamp", drawn(80), attributes={"shade": "linen"}).raise_for_status()
+    before = service.get("/v1/catalogue").json()
+    assert before["filters"]["shade"]["values"] == ["linen"]
+    assert service.get("/v1/catalogue").json() == before
+    put(service, "lamp", attributes={"shade": "paper"}).raise_for_status()
+    after = service.get("/v1/catalogue").json()
+    assert after["filters"]["shade"]["values"] == ["paper"]
+    assert after["version"] != before["version"]
+    assert service.delete("/v1/items/lamp").status_code == 204
+    assert "shade" not in service.get("/v1/catalogue").json()["filters"]
+
+
 def test_nobody_sees_an_item_half_replaced(service: httpx.Client) -> None:
     states = [("Day", drawn(70), drawn(71)), ("Night", drawn(72))]
     expected = set()

@@ -353,8 +353,8 @@ def test_found_regions_are_drawn_and_picked(floor: Floor, page: Page) -> None:
     down = min(y1, (top + height) * 700) - max(y0, top * 700)
     assert across > 0 and down > 0, "what is searched is where the item is"
     names = page.texts("#regions .chip")
-    assert names[0] == "Region 1" and names[-2:] == ["Whole photo", "Draw a box"]
-    assert len(page.all("#outlines i")) == len(names) - 3  # one is the box
+    assert names[0] == "Region 1" and names[-3:] == ["Whole photo", "Each by itself", "Draw a box"]
+    assert len(page.all("#outlines i")) == len(names) - 4  # one is the box
     page.searching(page.chip("Whole photo").click)
     assert page.pressed() == ["Whole photo"]
     assert not page.one("#box").is_displayed()
@@ -387,6 +387,65 @@ def test_a_box_is_drawn_by_mouse_and_moved_by_keys(floor: Floor, page: Page) -> 
     assert "% wide" in (page.one("#box").get_attribute("aria-label") or "")
     page.searching(lambda: page.press(Keys.ESCAPE))
     assert page.pressed() == ["Region 1"]
+
+
+def test_several_photos_are_views_of_one_thing(floor: Floor, page: Page, axe: str, tmp_path: Path) -> None:
+    turned = tmp_path / "turned.jpg"
+    Image.open(floor.photo).rotate(5).save(turned)
+    page.one("#file").send_keys(f"{floor.photo}\n{turned}")
+    page.settled()
+    shown = lambda: [each.get_attribute("aria-pressed") for each in page.all("#views .thumb")]  # noqa: E731
+    assert shown() == ["true", "false"] and page.one("#together").is_displayed()
+    assert not page.one("#regions").is_displayed() and not page.one("#box").is_displayed()
+    files = [("picture", photo.read_bytes()) for photo in (floor.photo, turned)]
+    told = floor.running.client.post("/v1/search", files=files, data={"top": str(PAGE)}).json()
+    assert page.titles() == [hit["title"] for hit in told["hits"]]
+    page.searching(lambda: page.one("#add").send_keys(str(floor.photo)))
+    assert shown() == ["true", "false", "false"]
+    page.resize(360, 740)
+    assert page.run("return document.documentElement.scrollWidth") <= 360
+    assert page.faults(axe) == []
+    page.resize(1280, 900)
+    page.all("#views .thumb")[1].send_keys(Keys.ENTER)
+    assert shown() == ["false", "true", "false"] and page.focused() == "thumb"
+    page.one(".why").click()
+    page.wait(lambda: len(page.all("#why canvas")) == 2)
+    page.press(Keys.ESCAPE)
+    page.searching(lambda: page.all("#views .remove")[1].send_keys(Keys.ENTER))
+    assert shown() == ["false", "true"] and page.focused() == "thumb"
+    names = [each.get_attribute("aria-label") for each in page.all("#views button")]
+    assert names == [f"{act} photo {place} of 2" for place in (1, 2) for act in ("Show", "Remove")]
+    page.searching(page.all("#views .remove")[1].click)
+    assert not page.one("#views").is_displayed() and page.focused() == "add"
+    assert page.pressed()[0].startswith("Region"), "one photo has regions to choose from"
+
+
+def test_each_region_is_searched_by_itself(floor: Floor, page: Page, axe: str) -> None:
+    page.choose(floor.photo)
+    chip = page.chip("Each by itself")
+    chip.send_keys(Keys.ENTER)
+    groups = page.wait(lambda: page.all("#groups section"))
+    assert page.pressed() == ["Each by itself"] and not page.one("#box").is_displayed()
+    form = {"regions": "each", "top": "6"}
+    told = floor.running.client.post(
+        "/v1/search", files={"picture": floor.photo.read_bytes()}, data=form
+    ).json()
+    assert [group.accessible_name for group in groups] == page.texts("#groups h3")
+    assert page.texts("#groups h3")[0] == "Region 1" and len(groups) == len(told["groups"])
+    for group, due in zip(groups, told["groups"], strict=True):
+        titles = [each.get_attribute("textContent") for each in group.find_elements(By.CSS_SELECTOR, ".name")]
+        assert titles == [hit["title"] for hit in due["hits"]]
+    page.wait(lambda: "Hits for" in page.text("#status") and "Region 1: " in page.text("#status"))
+    assert page.faults(axe) == []
+    groups[-1].find_element(By.CSS_SELECTOR, ".why").click()
+    page.wait(lambda: len(page.all("#why canvas")) == 2)
+    page.press(Keys.ESCAPE)
+    page.resize(360, 740)
+    assert page.run("return document.documentElement.scrollWidth") <= 360
+    page.resize(1280, 900)
+    page.searching(lambda: groups[1].find_element(By.CSS_SELECTOR, ".row .button").send_keys(Keys.ENTER))
+    assert not page.all("#groups section") and len(page.titles()) == PAGE
+    assert page.pressed() == [page.run("return document.activeElement.textContent")]
 
 
 def test_a_photo_is_dropped_or_pasted(floor: Floor, page: Page) -> None:

@@ -14,8 +14,10 @@ from PIL import Image
 from stock import copied, drawn, on_disk, put, stocked
 
 import lookalike
+from lookalike import upkeep
+from lookalike.settings import Settings
 from lookalike.store import LocalStore
-from lookalike.testing import drawing
+from lookalike.testing import ThumbnailEncoder, drawing
 from lookalike.values import Item, Row
 
 PLACE = "48 deg 51 min, number 12, third floor"
@@ -164,7 +166,24 @@ def test_pictures_that_came_over_http_move_with_the_catalogue(stock: Path, tmp_p
     running.process.wait(timeout=60)
     assert "shutdown complete" in running.log.read_text()
     moved = folder.rename(tmp_path / "moved")
-    assert opened(serve(moved).client.get(url)).size == (96, 128)
+    client = serve(moved).client
+    assert opened(client.get(url)).size == (96, 128)
+    hit = client.get("/v1/items/boot").json()
+    told = client.post(
+        "/v1/explain",
+        data={"item": "boot", "sha256": hit["pictures"][0]["sha256"]},
+        files={"picture": drawn(1)},
+    )
+    assert told.status_code == 200, told.text
+    encoder = ThumbnailEncoder()
+    with lookalike.open(moved, create=False) as catalogue:
+        (row,) = catalogue.store.rows_of("boot")
+        assert Path(row.source).parent == moved / "pictures" and Path(row.source).is_file()
+        assert upkeep.reindex(catalogue, encoder, catalogue.regime) == []
+        upkeep.export(catalogue, tmp_path / "items.jsonl")
+    with lookalike.open(moved, Settings(encoder=encoder), create=False) as catalogue:
+        assert catalogue.search(Path(row.source), top=1)[0].item == "boot"
+    assert row.source in (tmp_path / "items.jsonl").read_text()
 
 
 def test_searching_that_needs_a_key_shows_no_pictures_without(stock: Path, tmp_path: Path, serve) -> None:

@@ -108,6 +108,8 @@ def test_several_pictures_are_views_of_one_object(service: Running, drawn_shop: 
     data = [("picture", drawn_shop.query.read_bytes())] * 2
     told = service.client.post("/v1/search", files=data).json()
     assert items(told)[:3] == items(search(service, drawn_shop.query))[:3]
+    each = service.client.post("/v1/search", files=data, data={"regions": "each"})
+    assert "one picture" in problem(each, 422)
 
 
 @pytest.mark.parametrize(

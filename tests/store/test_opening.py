@@ -56,6 +56,23 @@ def test_folders_may_have_any_name(tmp_path: Path, name: str) -> None:
     assert sorted(path.name for path in tmp_path.iterdir()) == [name]
 
 
+def test_pictures_within_the_folder_move_with_it(tmp_path: Path) -> None:
+    before, after = tmp_path / "before", tmp_path / "after"
+    names = ["a.jpg", "odd-\udcff.jpg", "bytes:b.jpg", "catalogue:c.jpg"]
+    apart = [str(tmp_path / "before-and-elsewhere.jpg"), "catalogue:a.jpg", "bytes:a.jpg", "a.jpg"]
+    sources = [str(before / "pictures" / name) for name in names] + apart
+    with LocalStore(before, DIM, write=True) as store:
+        rows = [row(f"item-{n}", source, f"{n}", origin="shelf") for n, source in enumerate(sources)]
+        store.add(rows, run=1)
+        assert [each.source for each in store.scan()] == sources
+    before.rename(after)
+    sources = [str(after / "pictures" / name) for name in names] + apart
+    with LocalStore(after, write=True) as store:
+        assert [each.source for each in store.scan()] == sources
+        store.mark("shelf", sources[1:], run=2)
+        assert list(store.vanished("shelf", run=2)) == [("item-0", sources[0])]
+
+
 def test_another_length_is_another_encoder(shop: Path) -> None:
     with pytest.raises(WrongEncoder, match=f"length {DIM}, not 7"):
         LocalStore(shop, 7, write=True)

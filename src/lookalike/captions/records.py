@@ -20,7 +20,7 @@ from lookalike.captions.chat import Step
 from lookalike.datasets import Listed, listing
 from lookalike.errors import BadInput, CatalogueError, MissingExtra
 from lookalike.images import shown
-from lookalike.values import Box, Caption, Claim, Region
+from lookalike.values import Box, Caption, Claim, Region, corners_of
 
 SUFFIXES = (".jsonl", ".parquet", ".csv")
 _TEXTS = ("claims", "transcript")  # columns that are JSON texts where a table cannot nest
@@ -57,7 +57,7 @@ class Record:
         return {
             "path": self.path,
             "item": self.item,
-            "box": None if self.box is None else list(self.box.corners),
+            "box": corners_of(self.box),
             "score": self.score,
             "sha256": self.sha256,
             "caption": self.caption.text,

@@ -173,12 +173,13 @@ def _where(hit: Hit) -> str:
 
 
 def _hits_json(hits: Hits, pictures: list[str], refinement: Refinement | None) -> dict[str, Any]:
-    box = hits.region.box if hits.region else None
+    from lookalike.values import corners_of
+
     caption = refinement.caption if refinement else None
     document: dict[str, Any] = {
         "query": {
             "picture": pictures[0] if pictures else None,
-            "box": None if box is None else list(box.corners),
+            "box": corners_of(hits.region.box if hits.region else None),
             "caption": caption.text if caption else None,
         },
         "hits": [hit.as_json() for hit in hits],
@@ -186,12 +187,5 @@ def _hits_json(hits: Hits, pictures: list[str], refinement: Refinement | None) -
         "timings_ms": dict(hits.timings_ms),
     }
     if refinement is not None:
-        document["refinement"] = {
-            "outcome": refinement.outcome,
-            "by": caption.by if caption else None,
-            "error": caption.error if caption else None,
-            "claims": [claim.as_json() for claim in caption.claims] if caption else [],
-            "first_ms": round(refinement.first_ms, 3),
-            "ms": round(refinement.ms, 3),
-        }
+        document["refinement"] = refinement.as_json() | {"error": caption.error if caption else None}
     return document

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from ipaddress import ip_address
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -104,6 +105,7 @@ def serve(
         _of_keys(catalogue, keys_file, new_key, keys, remove_key)
         return
     from lookalike.server.access import Access, Keys
+    from lookalike.server.connections import Connection
     from lookalike.settings import Settings, open_captioner, open_catalogue
 
     # What the service will open is opened once here, so that what is wrong is said before it starts.
@@ -132,19 +134,20 @@ def serve(
         "hosts": _HOSTS if _loopback(host) and not proxy else [],
         "metrics": [metrics_host, metrics_port] if metrics_port else None, "workers": workers,
     }  # fmt: skip
-    os.environ[_CONFIG] = json.dumps(told)
     config = uvicorn.Config(
         "lookalike.cli.serving:app_of_worker", factory=True, workers=workers, log_config=None,
-        access_log=False, server_header=False, proxy_headers=False, http="h11", ws="none",
+        access_log=False, server_header=False, proxy_headers=False, http=Connection, ws="none",
         h11_max_incomplete_event_size=32 * 1024, timeout_keep_alive=10, timeout_graceful_shutdown=30,
-        limit_concurrency=500,
     )  # fmt: skip
     with _listening(host, port) as listening:
         place = f"[{host}]" if ":" in host else host
         say(f"http://{place}:{listening.getsockname()[1]}/  (API: /docs)")
         if workers > 1:
-            Multiprocess(config, sockets=[listening]).run()
+            with TemporaryDirectory(prefix="lookalike-") as shared:
+                os.environ[_CONFIG] = json.dumps({**told, "counted_in": str(Path(shared) / "rates.sqlite")})
+                Multiprocess(config, sockets=[listening]).run()
             return
+        os.environ[_CONFIG] = json.dumps(told)
         server = uvicorn.Server(config)
         server.run(sockets=[listening])
     if not server.started:
@@ -154,15 +157,18 @@ def serve(
 def app_of_worker() -> FastAPI:
     """The app of one process, by the options that `serve` was given."""
     from lookalike.server.app import Config, create_app
+    from lookalike.server.connections import make_room
     from lookalike.server.watch import configure_logs
 
     told: dict[str, Any] = json.loads(os.environ[_CONFIG])
     asking, metrics = told.pop("asking"), told.pop("metrics")
     configure_logs("info")
+    make_room()
     logging.getLogger("python_multipart").setLevel(logging.ERROR)  # it tells of every malformed form
     told |= {"asking": _asking(told["captions"], asking)} if told["captions"] else {}
     told |= {"metrics": tuple(metrics)} if metrics else {}
     keys = told["keys"] and Path(told["keys"])
+    told |= {"counted_in": Path(told["counted_in"])} if "counted_in" in told else {}
     return create_app(Config(**{**told, "folder": Path(told["folder"]), "keys": keys}))
 
 

@@ -9,7 +9,6 @@ import math
 import os
 import secrets
 import time
-from collections import OrderedDict, deque
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
@@ -22,12 +21,12 @@ from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 
 from lookalike.errors import BadInput, CatalogueError
 from lookalike.server.problems import Problem
+from lookalike.server.rates import Rate
 from lookalike.store import replacing
 
 Scope = Literal["search", "write", "admin"]
 SCOPES: Sequence[Scope] = get_args(Scope)  # each may do what those before it may
 
-_WINDOW_S = 60.0
 _ASK = {"WWW-Authenticate": "Bearer"}
 
 
@@ -119,43 +118,12 @@ def _digest(token: str) -> str:
     return hashlib.sha256(token.encode()).hexdigest()
 
 
-class Rate:
-    """At most `per_minute` in any 60 s, for each name by itself.
-
-    Names are forgotten once they have been quiet for that long. (The memory of the package `limits` keeps
-    every address for good, and goes through all of them again and again.)
-    """
-
-    def __init__(self, per_minute: int, clock: Callable[[], float] = time.monotonic) -> None:
-        if per_minute < 1:
-            raise BadInput(f"{per_minute} requests a minute", "at least one; leave the limit out for none")
-        self._per_minute, self._clock = per_minute, clock
-        self._moments: OrderedDict[str, deque[float]] = OrderedDict()  # the longest quiet name first
-
-    def wait(self, name: str) -> float:
-        """Take one: 0.0, or where none is left the seconds until there is one."""
-        now = self._clock()
-        while self._moments and next(iter(self._moments.values()))[-1] <= now - _WINDOW_S:
-            self._moments.popitem(last=False)
-        moments = self._moments.setdefault(name, deque())
-        while moments and moments[0] <= now - _WINDOW_S:
-            moments.popleft()
-        if len(moments) >= self._per_minute:
-            return moments[0] + _WINDOW_S - now
-        moments.append(now)
-        self._moments.move_to_end(name)
-        return 0.0
-
-    def __len__(self) -> int:
-        """How many names are remembered."""
-        return len(self._moments)
-
-
 class Access:
     """Decides about requests: who asks, whether they may, and whether it is too often.
 
     Writing needs a key, always; searching needs one where `searching_needs_key`. `per_minute` holds for each
-    key, and for each address that comes without one or with a wrong one; None sets no limit. `proxies` are
+    key, and for each address that comes without one or with a wrong one, over all processes that count in the
+    same file; None sets no limit. `proxies` are
     addresses or networks ("10.0.0.0/8") of those in front of the service: what they say in X-Forwarded-For is
     believed, from the right up to the first address that is none of them.
     """
@@ -167,9 +135,10 @@ class Access:
         per_minute: int | None,
         proxies: Sequence[str] = (),
         clock: Callable[[], float] = time.monotonic,
+        counted_in: Path | None = None,
     ) -> None:
         self._keys, self._searching_needs_key = keys, searching_needs_key
-        self._rate = None if per_minute is None else Rate(per_minute, clock)
+        self._rate = None if per_minute is None else Rate(per_minute, clock, counted_in)
         try:
             self._proxies = [ip_network(each, strict=False) for each in proxies]
         except ValueError as error:

@@ -22,6 +22,7 @@ from lookalike.server.decoding import Decoder
 from lookalike.server.fetching import Fetcher
 from lookalike.server.limits import Limits
 from lookalike.server.problems import RESPONSES, handle
+from lookalike.server.running import Runner
 from lookalike.server.service import Service
 from lookalike.server.watch import Watch, Watched, serve_metrics
 from lookalike.settings import Asking, Settings, open_captioner, open_catalogue, open_encoder
@@ -45,6 +46,7 @@ class Config:
     deadline_s: float = 10.0
     searching_needs_key: bool = False
     per_minute: int | None = None  # requests of one key or address; None: as many as it likes
+    counted_in: Path | None = None  # the file of these counts, where several processes share them
     proxies: Sequence[str] = ()  # addresses or networks whose X-Forwarded-For is believed
     hosts: Sequence[str] = ()  # names that the service answers to; none: any
     urls: bool = False  # whether pictures may be named by URL
@@ -63,8 +65,7 @@ def create_app(config: Config) -> FastAPI:
         app.state.service = service
         await service.decoder.start()
         await service.run(_warm, service.catalogue)
-        if not service.read_only:
-            jobs.start(service)
+        runner = None if service.read_only else Runner(service)
         watching.follow(lambda: (service.catalogue.store.count(), service.version()))
         metrics = serve_metrics(watching, *config.metrics, config.workers) if config.metrics else None
         app.state.ready = True
@@ -72,7 +73,8 @@ def create_app(config: Config) -> FastAPI:
         app.state.ready = False
         if metrics:
             metrics.close()
-        await jobs.stop()
+        if runner:
+            await runner.stop()
         await service.close()
 
     app = FastAPI(
@@ -84,7 +86,7 @@ def create_app(config: Config) -> FastAPI:
         app.include_router(module.router)
     app.include_router(watch.health)
     handle(app)
-    app.add_middleware(Bodies, limits=config.limits)
+    app.add_middleware(Bodies, limits=config.limits, on_full=lambda: watching.refused("queue"))
     app.add_middleware(Guarded, hosts=config.hosts)
     app.add_middleware(Watched, watch=watching)  # the last one is the outermost
     return app
@@ -104,7 +106,11 @@ def _service(config: Config, watching: Watch) -> Service:
         limits=config.limits,
         decoder=Decoder(config.limits, processors),
         access=Access(
-            Keys(folder, config.keys), config.searching_needs_key, config.per_minute, config.proxies
+            Keys(folder, config.keys),
+            config.searching_needs_key,
+            config.per_minute,
+            config.proxies,
+            counted_in=config.counted_in,
         ),
         watch=watching,
         fetcher=Fetcher(config.limits) if config.urls else None,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -14,6 +14,7 @@ from lookalike.server.problems import Problem
 
 _LINGER_S = 2.0  # how long a client that is still sending may go on, so that it gets to read the answer
 
+_TOO_MUCH = Problem(429, "too much is arriving at once", "try again in a second", {"Retry-After": "1"})
 _HEADERS = {
     "X-Content-Type-Options": "nosniff",
     "X-Frame-Options": "DENY",
@@ -34,12 +35,20 @@ class Bodies:
 
     413 as soon as there are more bytes than the limits allow, or a header promises more; 408 where a piece
     takes longer than `idle_s`, or all of it longer than `body_s`. A POST to one of `bulk_paths` may bring
-    `bulk_bytes`, in any time. A connection on which a body was not read to its end is closed after the
-    answer.
+    `bulk_bytes`, in any time. 429, of which `on_full` is told, where all other bodies under way, until their
+    answers, are together more than `held_bytes`. A connection on which a body was not read to its end is
+    closed after the answer.
     """
 
-    def __init__(self, app: ASGIApp, limits: Limits, bulk_paths: Sequence[str] = ("/v1/items",)) -> None:
-        self._app, self._limits, self._bulk_paths = app, limits, bulk_paths
+    def __init__(
+        self,
+        app: ASGIApp,
+        limits: Limits,
+        on_full: Callable[[], None],
+        bulk_paths: Sequence[str] = ("/v1/items",),
+    ) -> None:
+        self._app, self._limits, self._on_full, self._bulk_paths = app, limits, on_full, bulk_paths
+        self._held = 0  # bytes
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -47,8 +56,20 @@ class Bodies:
             return
         bulk = scope["method"] == "POST" and scope["path"] in self._bulk_paths
         limits = self._limits
+        held = 0
+
+        def hold(count: int) -> bool:
+            nonlocal held
+            if not bulk:  # which goes to disk as it comes
+                held += count
+                self._held += count
+            full = not bulk and self._held > limits.held_bytes
+            if full:
+                self._on_full()
+            return not full
+
         body = _Body(
-            scope, receive, send, limits.bulk_bytes if bulk else limits.body_bytes,
+            scope, receive, send, hold, limits.bulk_bytes if bulk else limits.body_bytes,
             limits.idle_s, math.inf if bulk else limits.body_s,
         )  # fmt: skip
         if body.promised > body.most:
@@ -59,15 +80,24 @@ class Bodies:
         except Exception:
             if not body.refused:  # else it has only found its body cut off
                 raise
+        finally:
+            self._held -= held
 
 
 class _Body:
     """One request's body on its way in, and the answer that may have to cut it off."""
 
     def __init__(
-        self, scope: Scope, receive: Receive, send: Send, most: int, idle_s: float, body_s: float
+        self,
+        scope: Scope,
+        receive: Receive,
+        send: Send,
+        hold: Callable[[int], bool],
+        most: int,
+        idle_s: float,
+        body_s: float,
     ) -> None:
-        self._scope, self._receive, self._send = scope, receive, send
+        self._scope, self._receive, self._send, self._hold = scope, receive, send, hold
         self.most, self._idle_s, self._body_s = most, idle_s, body_s
         headers = dict(scope["headers"])
         self.promised = int(
@@ -93,6 +123,8 @@ class _Body:
             return await self.refuse(Problem(408, "the body takes too long to arrive", "try again"))
         if self._bytes > self.most:
             return await self.refuse(_too_large(self.most))
+        if not self._hold(len(message.get("body", b""))):
+            return await self.refuse(_TOO_MUCH)
         return message
 
     async def _counted(self) -> Message:

@@ -40,7 +40,7 @@ from lookalike.server.limits import Limits
 from lookalike.server.pictures import ORIGIN, Upload, forget, keep, place_of, upload
 from lookalike.server.problems import Problem, faults
 from lookalike.server.service import Service, service_of
-from lookalike.values import AttributeValue, Box, Item, Row
+from lookalike.values import AttributeValue, Box, Item, Row, corners_of
 
 router = APIRouter(prefix="/v1", tags=["items"])
 P = ParamSpec("P")
@@ -334,7 +334,7 @@ def _document(rows: Sequence[Row]) -> dict[str, Any]:
 
 def _region(row: Row) -> dict[str, Any]:
     return {
-        "box": None if row.box is None else list(row.box.corners),
+        "box": corners_of(row.box),
         "caption": row.caption.text if row.caption else None,
         "claims": [claim.as_json() for claim in row.caption.claims] if row.caption else [],
     }

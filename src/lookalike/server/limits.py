@@ -17,8 +17,11 @@ class Limits:
     pictures: int = 16  # of one request
     decode_s: float = 5.0  # of a picture, then its worker process is ended
     decode_bytes: int = 1_500_000_000  # of memory that such a process may take
+    held_bytes: int = 1_000_000_000  # of all bodies but bulk ones, from their first byte to the answer
     body_s: float = 30.0  # for a whole body to arrive
     idle_s: float = 10.0  # between two pieces of it
+    head_s: float = 10.0  # from the connection, or the last answer on it, to a request
+    connections: int = 10_000  # of a process; fewer where it may not have so many files
     text: int = 1_000  # characters of words, of a filter, of an id
     top: int = 1_000  # hits of one page
     deepest: int = 10_000  # hits that can be paged through

@@ -200,7 +200,7 @@ async def _thumbnail(request: Request, service: Service, rows: list[Row], width:
         with suppress(OSError):  # not there yet, as a rule
             return await run_in_threadpool(path.read_bytes)
         async with making.turns:
-            data = await run_in_threadpool(original, service.folder, rows)
+            data = await run_in_threadpool(original, rows)
             if data is None:
                 raise Problem(410, "the picture's file has gone, or is not the one that was indexed")
             try:
@@ -220,14 +220,11 @@ def _thumbnail_of(folder: Path, sha256: str, width: int) -> Path:
     return folder / THUMBNAILS / f"{sha256}-{width:d}.jpg"
 
 
-def original(folder: Path, rows: Sequence[Row]) -> bytes | None:
+def original(rows: Sequence[Row]) -> bytes | None:
     """The file of a picture, under any of the names that it was indexed by; None where it has gone."""
     for row in rows:
-        place: str | Path = row.source
-        if row.origin == ORIGIN:  # a catalogue may have been moved
-            place = folder / KEPT / Path(row.source).name
         with suppress(BadPicture, ObjectError):
-            data = images.read(place)
+            data = images.read(row.source)
             if hashlib.sha256(data).hexdigest() == row.sha256:
                 return data
     return None

@@ -22,7 +22,7 @@ from lookalike.server.pictures import from_base64, original, place_of
 from lookalike.server.problems import Problem
 from lookalike.server.questions import Explanation, Image, Inputs, Question, asked, body
 from lookalike.server.service import Service, service_of
-from lookalike.values import Box, Floats, Hit, Hits, Picture, Region, Row
+from lookalike.values import Box, Floats, Hit, Hits, Picture, Region, Row, corners_of
 
 router = APIRouter(prefix="/v1", tags=["search"])
 
@@ -44,6 +44,8 @@ async def search(request: Request, service: Annotated[Service, Depends(service_o
             raise Problem(422, "more than one thing to search with", "send pictures, item, vector or url")
         if not given and not files and not question.text:
             raise Problem(422, "nothing to search with", "send a picture, item, vector, url or text")
+        if question.regions == "each" and len(files) > 1:
+            raise Problem(422, "each region goes with one picture", "leave out regions, or other pictures")
         if question.caption:
             _check_caption(service, question, len(files) + (question.url is not None))
         fetched = [] if question.url is None else [await _fetched(service, question.url)]
@@ -85,9 +87,9 @@ async def explain(request: Request, service: Annotated[Service, Depends(service_
     said = {claim.text for claim in Vocabulary.open("fashion").heard(question.words or "")}
     return JSONResponse(
         {
-            "query": {"box": _listed(ours.box), "patches": _rounded(alike[0])},
+            "query": {"box": corners_of(ours.box), "patches": _rounded(alike[0])},
             "hit": {
-                "box": _listed(theirs.box),
+                "box": corners_of(theirs.box),
                 "patches": _rounded(alike[1]),
                 "picture": place_of(row.sha256),
             },
@@ -148,7 +150,7 @@ def _about(service: Service) -> dict[str, Any]:
     shop = service.catalogue
     counts = shop.store.count()
     with shop.store.view() as view:
-        facets, version = view.facets(20), view.version
+        facets, version = service.facets(view), view.version
     told = service.captioner is not None
     try:
         shop.check_query_captions()
@@ -183,7 +185,7 @@ class _Asking:
         told = self.document(first)
         del told["hits"], told["more"], told["confident"]
         told["groups"] = [
-            {"box": _listed(region.box), "score": region.score, **self._page(hits)}
+            {"box": corners_of(region.box), "score": region.score, **self._page(hits)}
             for region, hits in zip(first.found, each, strict=True)
         ]
         return told
@@ -211,10 +213,10 @@ class _Asking:
         return {
             "query": {
                 "size": [picture.width, picture.height] if picture else None,
-                "box": _listed(box),
+                "box": corners_of(box),
                 "caption": caption.text if caption else None,
             },
-            "regions": [{"box": _listed(region.box), "score": region.score} for region in hits.found],
+            "regions": [{"box": corners_of(region.box), "score": region.score} for region in hits.found],
             **self._page(hits),
             "offset": self.question.offset,
             "timings_ms": timings,
@@ -247,17 +249,7 @@ async def _events(service: Service, asking: _Asking, steps: Any, first: Hits) ->
     yield _event("hits", asking.document(first))
     told = cast("Refinement", await service.later(next, steps))
     service.watch.caption(told.outcome)
-    caption = told.caption
-    yield _event(
-        "caption",
-        {
-            "outcome": told.outcome,
-            "text": caption.text if caption else None,
-            "by": caption.by if caption else None,
-            "claims": [claim.as_json() for claim in caption.claims] if caption else [],
-            "ms": round(told.ms, 1),
-        },
-    )
+    yield _event("caption", told.as_json())  # without its error, which may name a server of ours
     if told.hits is not None:
         yield _event("refined", asking.document(told.hits, told))
     yield _event("done", {})
@@ -269,7 +261,7 @@ def _event(name: str, told: Mapping[str, Any]) -> str:
 
 async def _found(service: Service, row: Row) -> Picture:
     """The picture of a row; 404 where its file has gone, or is not the one that was indexed."""
-    data = await service.run(original, service.folder, [row])
+    data = await service.run(original, [row])
     with suppress(BadPicture):
         if data is not None:
             return await service.decoder.decode(data)
@@ -308,10 +300,6 @@ def _hit(hit: Hit) -> dict[str, Any]:
 
 def _box(corners: Sequence[float] | None) -> Box | None:
     return None if corners is None else Box(*corners)
-
-
-def _listed(box: Box | None) -> list[float] | None:
-    return None if box is None else list(box.corners)
 
 
 def _rounded(patches: Floats) -> list[list[float]]:

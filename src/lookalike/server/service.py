@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
@@ -16,15 +16,17 @@ from typing import Any, ParamSpec, TypeVar
 from fastapi import Request
 
 from lookalike.catalogue import Catalogue
-from lookalike.roles import Captioner
+from lookalike.roles import Captioner, View
 from lookalike.server.access import Access
 from lookalike.server.decoding import Decoder
 from lookalike.server.fetching import Fetcher
 from lookalike.server.limits import Limits
 from lookalike.server.problems import Problem
 from lookalike.server.watch import Watch
+from lookalike.values import Facet
 
 _READING = 4  # threads for what does not wait for a turn
+_VALUES = 20  # of a facet, the most frequent
 _LATER = 32  # threads for captions of queries, which others write
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -48,6 +50,7 @@ class Service:
     _waiters: ThreadPoolExecutor = field(init=False)
     _turns: asyncio.Semaphore = field(init=False)
     _waiting: int = field(init=False, default=0)
+    _facets: tuple[str, Mapping[str, Facet]] = field(init=False, default=("", {}))  # of a view's version
 
     def __post_init__(self) -> None:
         self._waiters = ThreadPoolExecutor(_LATER, "lookalike-later")
@@ -86,11 +89,6 @@ class Service:
                 await self.run(self.catalogue.check_encoder)  # `lookalike reindex` may have come
                 yield
 
-    async def work(self, request: Request, job: Callable[P, R], /, *args: P.args, **named: P.kwargs) -> R:
-        """Run what takes time in a thread, in its `turn`."""
-        async with self.turn(request):
-            return await self.run(job, *args, **named)
-
     async def later(self, job: Callable[P, R], /, *args: P.args, **named: P.kwargs) -> R:
         """Run in a thread what mostly waits, so that nothing else waits for it."""
         return await self._in(self._waiters, partial(job, *args, **named))
@@ -102,6 +100,12 @@ class Service:
     async def _in(self, threads: ThreadPoolExecutor, job: Callable[[], R]) -> R:
         told = contextvars.copy_context()  # the request's id, for the log
         return await asyncio.get_running_loop().run_in_executor(threads, told.run, job)
+
+    def facets(self, view: View) -> Mapping[str, Facet]:
+        """What filters can ask; counted anew where the catalogue has changed."""
+        if self._facets[0] != view.version:
+            self._facets = view.version, view.facets(_VALUES)
+        return self._facets[1]
 
     def version(self) -> str:
         """Of what is searched now: another one when something came or went."""

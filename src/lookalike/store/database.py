@@ -23,6 +23,12 @@ _NETWORK = {
 }  # fmt: skip
 
 
+class Connection(sqlite3.Connection):
+    """It knows the catalogue's folder: sources of pictures there are kept by their way from it."""
+
+    folder: str  # its full path, with a separator at the end
+
+
 class Database:
     """One writing connection at most, and a pool of reading ones; safe to share between threads.
 
@@ -34,12 +40,12 @@ class Database:
     ) -> None:
         self.folder = folder.absolute()
         self.path = self.folder / FILE
-        self._idle: list[sqlite3.Connection] = []
-        self._all: list[sqlite3.Connection] = []
+        self._idle: list[Connection] = []
+        self._all: list[Connection] = []
         self._pool = threading.Lock()  # of the two lists
         self._frozen: tuple[int, ...] | None = None  # the file's look, where it is read as unchanging
         self._writing = threading.RLock()
-        self._writer: sqlite3.Connection | None = None
+        self._writer: Connection | None = None
         self._release: Callable[[], None] = _nothing
         self._closed = False
         try:
@@ -55,7 +61,7 @@ class Database:
             raise
 
     @contextmanager
-    def read(self) -> Iterator[sqlite3.Connection]:
+    def read(self) -> Iterator[Connection]:
         """A connection that sees one moment, that of its first statement, whatever is written meanwhile."""
         with explained(self.folder):
             connection, home = self._borrow()
@@ -68,7 +74,7 @@ class Database:
                     home.append(connection)
 
     @contextmanager
-    def write(self) -> Iterator[sqlite3.Connection]:
+    def write(self) -> Iterator[Connection]:
         """A transaction: on disk when the block ends, undone when it raises."""
         with self._writing, explained(self.folder):
             if self._closed:
@@ -166,7 +172,7 @@ class Database:
             f"there is no catalogue in {self.folder}", f"make one: lookalike index SOURCE --to {self.folder}"
         )
 
-    def _borrow(self) -> tuple[sqlite3.Connection, list[sqlite3.Connection]]:
+    def _borrow(self) -> tuple[Connection, list[Connection]]:
         """A reading connection and the list to put it back into."""
         with self._pool:
             if self._closed:
@@ -179,7 +185,7 @@ class Database:
                 self._all.append(self._idle[-1])
             return self._idle.pop(), self._idle
 
-    def _open_for_reading(self) -> sqlite3.Connection:
+    def _open_for_reading(self) -> Connection:
         if self._frozen is None:
             try:
                 return self._open("ro")
@@ -192,14 +198,16 @@ class Database:
             self._frozen = self._look()
         return self._open("ro&immutable=1")
 
-    def _open(self, mode: str) -> sqlite3.Connection:
+    def _open(self, mode: str) -> Connection:
         connection = sqlite3.connect(
             f"{self.path.as_uri()}?mode={mode}",
             uri=True,
             isolation_level=None,
             check_same_thread=False,
             timeout=30,
+            factory=Connection,
         )
+        connection.folder = f"{self.folder}{os.sep}"
         try:
             for pragma in (
                 "synchronous = FULL", "foreign_keys = ON", "secure_delete = OFF",

@@ -17,7 +17,7 @@ import numpy as np
 
 from lookalike.errors import CatalogueError
 from lookalike.store import filters, graph, staging, table, writing
-from lookalike.store.database import FILE, Database, copy_database, room_for
+from lookalike.store.database import FILE, Connection, Database, copy_database, room_for
 from lookalike.store.vectors import Gallery, load_faiss
 from lookalike.values import Counts, Facet, Floats, Item, Keys, Row
 
@@ -29,13 +29,14 @@ _WORDS = 64  # of a full-text query; the rest is not looked at
 class LocalView:
     """A `LocalStore` at one moment, for one thread, until its `with` block ends."""
 
-    def __init__(self, connection: sqlite3.Connection, gallery: Gallery, threads: Executor) -> None:
+    def __init__(self, connection: Connection, gallery: Gallery, threads: Executor) -> None:
         self._connection = connection
         self._gallery = gallery
         self._threads = threads
         self.size = len(gallery)
         self.keys = gallery.living_keys
-        self.version = f"{gallery.epoch}.{gallery.last}.{gallery.removals}"
+        words = table.rewordings(connection)
+        self.version = f"{gallery.epoch}.{gallery.last}.{gallery.removals}.{words}"
 
     def search(
         self, vectors: Floats, top: int, where: str | None = None, exact: bool = False
@@ -87,6 +88,8 @@ class LocalStore:
     Opening for reading needs no permission to write. Opening with `write` takes the folder's writer lock
     (CatalogueBusy where it is taken) and, given the descriptors' length `dim`, creates what is absent, with
     the facts `meta`. From `graph_from` regions on `build_index` makes a graph for approximate search.
+
+    Sources of pictures within the folder move with it.
     """
 
     def __init__(

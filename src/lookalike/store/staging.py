@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 
 from lookalike.errors import CatalogueError
 from lookalike.store import table
-from lookalike.store.database import fresh_epoch
+from lookalike.store.database import Connection, fresh_epoch
 from lookalike.values import Floats, Keys, Row
 
 
@@ -44,7 +44,7 @@ def stage(
         )
 
 
-def unstaged(connection: sqlite3.Connection, limit: int, after: int) -> list[tuple[int, Row]]:
+def unstaged(connection: Connection, limit: int, after: int) -> list[tuple[int, Row]]:
     """The first `limit` regions above key `after` that have no next descriptor yet, with their keys."""
     keys = connection.execute(
         "SELECT key FROM regions LEFT JOIN vectors_next ON region = key"

@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lookalike.errors import BadInput
+from lookalike.store.database import Connection
 from lookalike.values import AttributeValue, Box, Caption, Claim, Counts, Facet, Floats, Item, Keys, Row
 
 Halves = NDArray[np.float16]
@@ -24,6 +25,7 @@ Stored = str | int | float | bytes  # an attribute's value in the table
 
 HALF = np.dtype("<f2")
 _ESCAPED = "bytes:"  # marks a source that is no valid text, percent-encoded
+_WITHIN = "catalogue:"  # marks one in the catalogue's own folder, which may be moved: its way from there
 _SCANNED = 1000  # rows read at a time
 
 
@@ -33,7 +35,7 @@ def fact(connection: sqlite3.Connection, key: str) -> str:
     return str(value)
 
 
-def rows(connection: sqlite3.Connection, keys: Sequence[int]) -> list[Row]:
+def rows(connection: Connection, keys: Sequence[int]) -> list[Row]:
     """What is stored under region keys, in their order; KeyError for a key that is not there."""
     listed = json.dumps(list(keys))
     records = connection.execute(
@@ -51,7 +53,7 @@ def rows(connection: sqlite3.Connection, keys: Sequence[int]) -> list[Row]:
     for key, item, source, sha256, width, height, vector, *box, score, text, by, meaning, origin in records:
         found[key] = Row(
             item=items[item],
-            source=from_text(source),
+            source=placed(connection, source),
             sha256=sha256,
             width=width,
             height=height,
@@ -65,7 +67,7 @@ def rows(connection: sqlite3.Connection, keys: Sequence[int]) -> list[Row]:
     return [found[key] for key in keys]
 
 
-def find(connection: sqlite3.Connection, sha256s: Sequence[str]) -> list[Row]:
+def find(connection: Connection, sha256s: Sequence[str]) -> list[Row]:
     keys = connection.execute(
         "SELECT regions.key FROM pictures JOIN regions ON picture = pictures.key"
         " WHERE sha256 IN (SELECT value FROM json_each(?)) ORDER BY regions.key",
@@ -74,7 +76,7 @@ def find(connection: sqlite3.Connection, sha256s: Sequence[str]) -> list[Row]:
     return rows(connection, [key for (key,) in keys])
 
 
-def rows_of(connection: sqlite3.Connection, item: str) -> list[Row]:
+def rows_of(connection: Connection, item: str) -> list[Row]:
     """All rows of an item, picture by picture; none where there is no such item."""
     keys = connection.execute(
         "SELECT regions.key FROM items JOIN pictures ON pictures.item = items.key"
@@ -91,7 +93,7 @@ def items_after(connection: sqlite3.Connection, after: str, limit: int) -> list[
     ).fetchall()
 
 
-def scan(connection: sqlite3.Connection) -> Iterator[Row]:
+def scan(connection: Connection) -> Iterator[Row]:
     """All rows in the order of their keys, a block in memory at a time."""
     last = 0
     while found := connection.execute(
@@ -106,13 +108,13 @@ def count(connection: sqlite3.Connection) -> Counts:
     return Counts(*(connection.execute(f"SELECT count(*) FROM {table}").fetchone()[0] for table in tables))
 
 
-def vanished(connection: sqlite3.Connection, origin: str, run: int) -> Iterator[tuple[str, str]]:
+def vanished(connection: Connection, origin: str, run: int) -> Iterator[tuple[str, str]]:
     for item, source in connection.execute(
         "SELECT id, source FROM pictures JOIN items ON items.key = item"
         " WHERE origin = ? AND run < ? ORDER BY pictures.key",
         (to_text(origin), run),
     ):
-        yield item, from_text(source)
+        yield item, placed(connection, source)
 
 
 def newest(connection: sqlite3.Connection) -> tuple[int, int]:
@@ -150,6 +152,12 @@ def meanings(connection: sqlite3.Connection, keys: Keys, dim: int) -> Floats:
         places, vectors = zip(*found, strict=True)
         told[list(places)] = np.frombuffer(b"".join(vectors), HALF).reshape(-1, dim)
     return told
+
+
+def rewordings(connection: sqlite3.Connection) -> int:
+    """How often titles, attributes or captions have been written."""
+    found = connection.execute("SELECT value FROM meta WHERE key = 'reworded'").fetchone()
+    return int(found[0]) if found else 0
 
 
 def removed_after(connection: sqlite3.Connection, last: int) -> Keys:
@@ -217,7 +225,7 @@ def to_text(source: str) -> str:
         valid = bool(source.encode()) or not source
     except UnicodeEncodeError:
         valid = False
-    if valid and not source.startswith(_ESCAPED):
+    if valid and not source.startswith((_ESCAPED, _WITHIN)):
         return source
     return _ESCAPED + quote_from_bytes(source.encode("utf-8", "surrogatepass"))
 
@@ -226,6 +234,19 @@ def from_text(stored: str) -> str:
     if not stored.startswith(_ESCAPED):
         return stored
     return unquote_to_bytes(stored.removeprefix(_ESCAPED)).decode("utf-8", "surrogatepass")
+
+
+def kept(connection: Connection, source: str) -> str:
+    """A picture's source as it is stored; `placed` gives it back."""
+    within = source.removeprefix(connection.folder)
+    return to_text(source) if within == source else _WITHIN + to_text(within)
+
+
+def placed(connection: Connection, stored: str) -> str:
+    """A stored source as a path, wherever the catalogue's folder is now."""
+    if not stored.startswith(_WITHIN):
+        return from_text(stored)
+    return connection.folder + from_text(stored.removeprefix(_WITHIN))
 
 
 def _items(connection: sqlite3.Connection, keys: Iterable[int]) -> dict[int, Item]:

@@ -16,7 +16,8 @@ from operator import itemgetter
 from typing import NamedTuple
 
 from lookalike.errors import BadInput
-from lookalike.store.table import fact, folded, halves, to_text, to_value
+from lookalike.store.database import Connection
+from lookalike.store.table import fact, folded, halves, kept, to_text, to_value
 from lookalike.values import AttributeValue, Claim, Item, Row
 
 
@@ -48,7 +49,7 @@ class _Region(NamedTuple):
     told: _Told | None
 
 
-def add(connection: sqlite3.Connection, rows: Sequence[Row], run: int) -> None:
+def add(connection: Connection, rows: Sequence[Row], run: int) -> None:
     """Upsert pictures: the rows of one (item, sha256) from one source are that picture's regions."""
     dim = int(fact(connection, "dim"))
     vectors = halves([row.vector for row in rows], dim)
@@ -57,7 +58,7 @@ def add(connection: sqlite3.Connection, rows: Sequence[Row], run: int) -> None:
     for row, vector in zip(rows, vectors, strict=True):
         if _says_more(row.item) or row.item.id not in items:
             items[row.item.id] = row.item
-        origin, source = to_text(row.origin), to_text(row.source)
+        origin, source = to_text(row.origin), kept(connection, row.source)
         picture = _Picture(row.item.id, row.sha256, origin, source, row.width, row.height)
         pictures.setdefault(picture, []).append(_Region(_seen(row, vector.tobytes()), _told(row, dim)))
     with _storable():
@@ -75,7 +76,7 @@ def add(connection: sqlite3.Connection, rows: Sequence[Row], run: int) -> None:
 
 
 def replace(
-    connection: sqlite3.Connection, items: Sequence[Item], rows: Sequence[Row], facts: Mapping[str, str]
+    connection: Connection, items: Sequence[Item], rows: Sequence[Row], facts: Mapping[str, str]
 ) -> None:
     """Make items what they are told to be, and their pictures those of `rows`; `facts` go into `meta`.
 
@@ -115,11 +116,11 @@ def start_run(connection: sqlite3.Connection) -> int:
     return int(run)
 
 
-def mark(connection: sqlite3.Connection, origin: str, sources: Iterable[str], run: int) -> None:
+def mark(connection: Connection, origin: str, sources: Iterable[str], run: int) -> None:
     origin = to_text(origin)
     connection.executemany(
         "UPDATE pictures SET run = ? WHERE origin = ? AND source = ? AND run < ?",
-        ((run, origin, to_text(source), run) for source in sources),
+        ((run, origin, kept(connection, source), run) for source in sources),
     )
 
 
@@ -336,8 +337,13 @@ def _settle(connection: sqlite3.Connection, items: Iterable[int]) -> None:
 
 
 def _put_words(connection: sqlite3.Connection, items: Iterable[int]) -> None:
-    """Write anew what full-text search finds the items by."""
-    for key in sorted(items):
+    """Write anew what full-text search finds the items by; `table.rewordings` tells of it."""
+    reworded = sorted(items)
+    if reworded:
+        connection.execute(
+            "INSERT INTO meta VALUES ('reworded', 1) ON CONFLICT (key) DO UPDATE SET value = value + 1"
+        )
+    for key in reworded:
         connection.execute("DELETE FROM words WHERE rowid = ?", (key,))
         connection.execute(
             "INSERT INTO words (rowid, title, attributes, captions) SELECT key, title,"

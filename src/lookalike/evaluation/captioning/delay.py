@@ -21,7 +21,7 @@ import numpy as np
 
 from lookalike.captions.captioner import Telling
 from lookalike.captions.chat import Step
-from lookalike.catalogue import Catalogue, PictureLike, decoded
+from lookalike.catalogue import Catalogue
 from lookalike.errors import BadInput
 from lookalike.evaluation.captioning.delay_report import (
     TOLERANCE_MS,
@@ -34,6 +34,7 @@ from lookalike.evaluation.captioning.delay_report import (
 )
 from lookalike.evaluation.intervals import paired
 from lookalike.evaluation.ranks import Ranks
+from lookalike.looking import PictureLike, decoded
 from lookalike.refining import Refinement, refined
 from lookalike.roles import Captioner
 from lookalike.values import Box, Caption, Hits, Picture, Progress, Region

@@ -12,7 +12,7 @@ from lookalike import images, sheets
 from lookalike.errors import BadInput, BadPicture
 from lookalike.evaluation.runs import Place
 from lookalike.images import shown
-from lookalike.values import Region
+from lookalike.values import Region, corners_of
 
 NAMED = 5  # places in a finding about many
 SHOWN = 5  # findings of a kind that `lines` spells out
@@ -168,5 +168,9 @@ def _region(place: Place) -> Region | None:
 
 
 def _place_json(place: Place) -> dict[str, Any]:
-    box = None if place.box is None else list(place.box.corners)
-    return {"id": place.id, "path": shown(place.path), "box": box, "facts": dict(place.facts)}
+    return {
+        "id": place.id,
+        "path": shown(place.path),
+        "box": corners_of(place.box),
+        "facts": dict(place.facts),
+    }

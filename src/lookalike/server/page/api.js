@@ -88,13 +88,14 @@ export async function* events(response) {
 }
 
 /**
- * Search with a picture, a box in it, words, a filter. `onEvent(name, document)` is told "hits" at once and,
+ * Search with pictures, a box in the only one or `each` region of it, words, a filter. `onEvent(name, document)` is told "hits" at once and,
  * with `query.caption`, "caption" and "refined" when they come.
  */
 export async function search(query, { offset, top, signal, onEvent, onWait }) {
   const fields = { box: query.box?.join(","), text: query.text, where: query.where, offset, top };
+  if (query.each) fields.regions = "each";
   if (query.caption) fields.caption = "true";
-  const body = form(query.picture, fields);
+  const body = form(query.pictures, fields);
   const headers = { Accept: query.caption ? "text/event-stream" : "application/json" };
   const response = await call("v1/search", { method: "POST", body, headers, signal }, onWait);
   if (!response.headers.get("content-type")?.startsWith("text/event-stream")) {
@@ -105,14 +106,14 @@ export async function search(query, { offset, top, signal, onEvent, onWait }) {
 }
 
 export async function explain(picture, fields, signal) {
-  const response = await call("v1/explain", { method: "POST", body: form(picture, fields), signal });
+  const response = await call("v1/explain", { method: "POST", body: form([picture], fields), signal });
   return response.json();
 }
 
-/** A form with the picture's bytes as they are, under no name: the server has no use for it. */
-function form(picture, fields) {
+/** A form with the pictures' bytes as they are, under no name: the server has no use for it. */
+function form(pictures, fields) {
   const body = new FormData();
-  if (picture) body.append("picture", picture, "picture");
+  for (const picture of pictures) body.append("picture", picture, "picture");
   for (const [name, value] of Object.entries(fields)) if (value != null && value !== "") body.append(name, value);
   return body;
 }

@@ -10,11 +10,13 @@ import { countOnSheet, offer } from "./filters.js";
 import { openItem } from "./item.js";
 import { photos } from "./query.js";
 import * as results from "./results.js";
+import * as views from "./views.js";
 
 const TOP = 24; // hits of a page
+const TOP_OF_EACH = 6; // hits of a region, where each is searched by itself
 const PATIENCE = 400; // ms after the last letter
 
-const query = { picture: null, box: null, text: "", where: "" };
+const query = { pictures: [], box: null, each: false, text: "", where: "" };
 let about = null; // the catalogue
 let running = null; // the search that is under way
 let answer = null; // the document that is shown
@@ -26,15 +28,16 @@ let typing = 0;
 /** Search anew with what the query is now. An older search is given up. */
 async function search() {
   running?.abort();
-  if (!query.picture && !query.text) return start();
+  if (!query.pictures.length && !query.text) return start();
   running = new AbortController();
   const { signal } = running;
   enter();
-  find("hits-title").textContent = query.picture ? "Looks like it" : "What fits the words";
+  find("hits-title").textContent = title();
   results.wait();
   results.say("");
   said = "";
-  const captioned = Boolean(query.picture && !query.text && about?.captions_at_query); // words and captions do not mix
+  const alone = query.pictures.length === 1 && !query.each && !query.text; // a caption mixes with nothing else
+  const captioned = Boolean(alone && about?.captions_at_query);
   caption.hide();
   const asked = { ...query, caption: captioned };
   let shown = false;
@@ -57,7 +60,7 @@ async function search() {
     }
   };
   try {
-    await api.search(asked, { offset: 0, top: TOP, signal, onEvent, onWait });
+    await api.search(asked, { offset: 0, top: query.each ? TOP_OF_EACH : TOP, signal, onEvent, onWait });
   } catch (error) {
     if (signal.aborted) return;
     if (!shown) fail(error, search);
@@ -65,13 +68,27 @@ async function search() {
   }
 }
 
+const title = () => {
+  if (query.each) return "Each by itself";
+  return query.pictures.length ? "Looks like it" : "What fits the words";
+};
+
 function tell(told, asked) {
   answer = told;
-  results.tell(told, { explained: Boolean(asked.picture) });
-  if (asked.picture) boxes.tell(asked.box ? null : told.regions, told.query.box, told.query.size);
+  if (asked.pictures.length === 1) boxes.tell(asked.box ? null : told.regions, told.query.box, told.query.size, asked.each);
+  if (told.groups) return tellGroups(told);
+  results.tell(told, { explained: asked.pictures.length > 0 });
   countOnSheet(told.hits.length);
   const doubt = told.confident === false ? "No confident match. " : "";
   announce(told.hits.length ? `${doubt}${told.hits.length} hits. Closest: ${best(told)}` : "No hits.");
+}
+
+function tellGroups(told) {
+  const groups = told.groups.map((group) => ({ ...group, ...boxes.about(group.box) }));
+  results.tellGroups(groups, told.timings_ms);
+  countOnSheet(groups.reduce((count, { hits }) => count + hits.length, 0));
+  const lines = groups.map((group) => `${group.name}: ${group.hits.length ? best(group) : "no hits."}`);
+  announce(`Hits for ${groups.length} regions. ${lines.join(" ")}`);
 }
 
 const best = ({ hits: [hit] }) => `${hit.title || hit.item}, score ${hit.score.toFixed(2)}.`;
@@ -96,7 +113,7 @@ async function more() {
     await api.search({ ...query, caption: captioned }, { offset: answer.offset + TOP, top: TOP, signal, onEvent, onWait });
     if (signal.aborted) return;
     answer = page;
-    results.append(page, Boolean(query.picture));
+    results.append(page, query.pictures.length > 0);
     announce(`${results.count()} hits.`);
   } catch (error) {
     if (!signal.aborted) fail(error, more);
@@ -124,34 +141,39 @@ function start() {
 
 // --- what the user does ---
 
-async function bring(file) {
-  running?.abort(); // its regions are another photo's
-  query.picture = file;
-  query.box = null;
+/** The photos are others than before: what was found on the last ones says nothing of them. */
+async function look() {
+  running?.abort();
+  Object.assign(query, { pictures: views.all(), box: null, each: false });
   find("choose").textContent = "Another photo";
   find("words-label").textContent = "Add words";
   find("words").placeholder = "… but in red";
   document.body.classList.add("pictured");
   results.empty();
-  const read = boxes.load(file);
+  const read = boxes.load(views.shown(), query.pictures.length === 1);
+  const { pictures } = query;
   enter();
   await read;
-  search();
+  if (pictures === query.pictures) search();
 }
 
 async function like(place) {
   try {
-    bring(await api.picture(place, 1280));
+    views.take([await api.picture(place, 1280)]);
   } catch (error) {
     fail(error, () => like(place));
   }
 }
 
-function why(hit) {
-  explainHit({ picture: query.picture, image: boxes.shown(), box: answer.query.box, caption: said }, hit);
+/** `box` is where the hit was found by; of other views than the first the answer says nothing. */
+function why(hit, box = views.first() ? answer.query.box : null) {
+  explainHit({ picture: views.shown(), image: boxes.shown(), box, caption: said }, hit);
 }
 
-const show = (hit) => openItem(hit.item, hit.picture, { onLike: like, onWhy: hit.sha256 && query.picture ? () => why(hit) : null });
+function show(hit, box) {
+  const explained = hit.sha256 && query.pictures.length;
+  openItem(hit.item, hit.picture, { onLike: like, onWhy: explained ? () => why(hit, box) : null });
+}
 
 function words() {
   const text = find("words").value.trim();
@@ -161,12 +183,20 @@ function words() {
   search();
 }
 
-photos(bring, (line) => results.say(line, "wrong"));
-boxes.watchBoxes((box) => {
-  query.box = box;
-  search();
+const onTrouble = (line) => results.say(line, "wrong");
+photos({ onPhotos: views.take, onMore: views.add, onTrouble });
+views.watchViews({ onLook: () => boxes.load(views.shown(), false), onChange: look, onTrouble });
+boxes.watchBoxes({
+  onBox: (box) => {
+    Object.assign(query, { box, each: false });
+    search();
+  },
+  onEach: () => {
+    Object.assign(query, { box: null, each: true });
+    search();
+  },
 });
-results.watchResults({ onItem: show, onWhy: why, onMore: more });
+results.watchResults({ onItem: show, onWhy: why, onMore: more, onRegion: boxes.chooseRegion });
 find("words").addEventListener("input", () => {
   clearTimeout(typing);
   typing = setTimeout(words, PATIENCE);
@@ -184,7 +214,7 @@ try {
   find("facts").textContent = `${count(about.items, "item")}, ${count(about.pictures, "picture")}`;
   offer(about.filters, (where) => {
     query.where = where;
-    if (query.picture || query.text) search();
+    if (query.pictures.length || query.text) search();
   });
   await browse(({ item, picture }) => show({ item, picture }));
 } catch (error) {

@@ -1,4 +1,4 @@
-// The photo with what was found on it: pick a region, or draw a box by mouse, finger or keyboard.
+// The photo with what was found on it: pick a region, all of them, or draw a box by mouse, finger or keyboard.
 // Boxes are [x0, y0, x1, y1] in pixels of the upright picture, which is how browsers show it.
 
 import { find, icon, make } from "./elements.js";
@@ -14,15 +14,17 @@ const [stage, frame, image, outlines, box, unseen, chips, hint] = [
 
 let size = null; // [width, height], unknown where the browser cannot show the file
 let regions = []; // [{box, score}], of the picture; box null is the whole of it
-let chosen = null; // the box that is searched; null: the whole picture
+let chosen = null; // the box that is searched; null: the whole picture, or `each` region by itself
+let each = false;
+let still = false; // one of several photos: they are searched as they are
 let drawing = false; // the next drag draws, whatever it begins on
 let drag = null;
 let timer = 0;
-let changed = () => {};
+let act = {};
 
-/** `onBox(box)` is told where the user wants to look. */
-export function watchBoxes(onBox) {
-  changed = onBox;
+/** `actions`: onBox(box) where the user wants to look; onEach() they want hits for each region by itself. */
+export function watchBoxes(actions) {
+  act = actions;
   frame.addEventListener("pointerdown", start);
   frame.addEventListener("pointermove", move);
   frame.addEventListener("pointerup", end);
@@ -31,21 +33,23 @@ export function watchBoxes(onBox) {
   box.addEventListener("keydown", press);
 }
 
-/** Show another photo; resolves when the browser has read it, or has found that it cannot. */
-export async function load(file) {
+/** Show another photo, `alone` or one of several; resolves when the browser has read it, or cannot. */
+export async function load(file, alone) {
   URL.revokeObjectURL(image.src);
-  [size, regions, chosen] = [null, [], null];
+  [size, regions, chosen, each, still] = [null, [], null, false, !alone];
+  frame.classList.toggle("still", still);
   clearTimeout(timer);
   setDrawing(false);
   draw();
   image.hidden = false;
   unseen.hidden = chips.hidden = true;
   stage.hidden = false;
-  image.src = URL.createObjectURL(file);
+  const place = (image.src = URL.createObjectURL(file));
   try {
     await image.decode();
     size = [image.naturalWidth, image.naturalHeight];
   } catch {
+    if (image.src !== place) return; // another one is being shown
     image.hidden = true;
     unseen.hidden = false;
   }
@@ -54,14 +58,15 @@ export async function load(file) {
 /** The picture for a canvas, or null where the browser cannot show it. */
 export const shown = () => (size && !image.hidden ? image : null);
 
-/** Say what was found. `found` null keeps the regions: the box was the user's own. */
-export function tell(found, searched, [width, height]) {
+/** Say what was found. `found` null keeps the regions: the box was the user's own. `all`: each was searched. */
+export function tell(found, searched, [width, height], all) {
   size ??= [width, height];
   if (found) {
     const whole = found.some(({ box }) => !box) ? [] : [{ box: null, score: 0 }];
     regions = [...found, ...whole];
   }
-  chosen = isWhole(searched) ? null : searched;
+  each = all;
+  chosen = all || isWhole(searched) ? null : searched;
   draw();
   drawChips();
 }
@@ -76,11 +81,34 @@ const area = ([x0, y0, x1, y1]) => (x1 - x0) * (y1 - y0);
 
 /** What the server is asked for: the whole picture too is a box, else it would look for one. */
 const choose = (corners) => {
-  chosen = corners;
+  [chosen, each] = [corners, false];
   draw();
   drawChips();
-  changed(corners ?? [0, 0, ...size]);
+  act.onBox(corners ?? [0, 0, ...size]);
 };
+
+function chooseEach() {
+  clearTimeout(timer);
+  [chosen, each] = [null, true];
+  draw();
+  drawChips();
+  act.onEach();
+}
+
+/** Search a region alone: one of those that `named` names. */
+export const chooseRegion = (corners) => {
+  choose(corners);
+  chips.querySelector("[aria-pressed=true]")?.focus({ preventScroll: true });
+};
+
+/** The regions as people are told of them: [{box, name}]. */
+function named() {
+  let count = 0;
+  return regions.map(({ box: corners }) => ({ box: corners, name: corners ? `Region ${(count += 1)}` : "Whole photo" }));
+}
+
+/** A region's name, and a small picture of it where the browser can show one. */
+export const about = (corners) => ({ name: named().find((region) => same(region.box, corners))?.name, crop: crop(corners) });
 
 // --- drawing ---
 
@@ -110,13 +138,16 @@ function placed(element, [x0, y0, x1, y1]) {
 function drawChips() {
   const held = [...chips.children].indexOf(document.activeElement);
   const mine = chosen && !regions.some((region) => same(region.box, chosen));
-  let count = 0;
-  const picks = regions.map((region) => {
-    const name = region.box ? `Region ${(count += 1)}` : "Whole photo";
-    const pick = chip(name, same(region.box, chosen), () => choose(region.box));
-    pick.prepend(crop(region.box) ?? icon("whole"));
+  const picks = named().map(({ box: corners, name }) => {
+    const pick = chip(name, !each && same(corners, chosen), () => choose(corners));
+    pick.prepend(crop(corners) ?? icon("whole"));
     return pick;
   });
+  if (picks.length > 1) {
+    const all = chip("Each by itself", each, chooseEach);
+    all.prepend(icon("each"));
+    picks.push(all);
+  }
   const own = chip(mine ? "Your box" : "Draw a box", mine || drawing, askForBox);
   own.prepend((mine && crop(chosen)) || icon("crop"));
   chips.replaceChildren(...picks, own);
@@ -167,7 +198,7 @@ function point(event) {
 }
 
 function start(event) {
-  if (!size || image.hidden || event.button !== 0 || !event.isPrimary) return;
+  if (!size || still || image.hidden || event.button !== 0 || !event.isPrimary) return;
   const corner = event.target.dataset.corner;
   const inside = box.contains(event.target);
   const finger = event.pointerType === "touch"; // scrolls, unless the user is drawing or holds a corner

@@ -3,24 +3,27 @@
 import { hasCamera, takePhoto } from "./camera.js";
 import { find } from "./elements.js";
 
-/** Call `onPhoto(file)` for each photo that the user brings, `onTrouble(line)` for what is none. */
-export function photos(onPhoto, onTrouble) {
-  const bring = (files) => {
-    const file = [...files].find((each) => each.type.startsWith("image/")) ?? files[0];
-    if (!file) return;
-    if (file.type && !file.type.startsWith("image/")) onTrouble("That is not a picture. JPEG, PNG and WebP are.");
-    else onPhoto(file);
+/**
+ * `onPhotos(files)` is told of photos that the user brings, `onMore(files)` of those to go with them, and
+ * `onTrouble(line)` of what is none.
+ */
+export function photos({ onPhotos, onMore, onTrouble }) {
+  const bring = (files, told = onPhotos) => {
+    const pictures = [...files].filter(({ type }) => !type || type.startsWith("image/"));
+    if (pictures.length) told(pictures);
+    else if (files.length) onTrouble("That is not a picture. JPEG, PNG and WebP are.");
   };
 
-  for (const input of [find("file"), find("shot")]) {
+  for (const [name, told] of [["file", onPhotos], ["shot", onPhotos], ["add", onMore]]) {
+    const input = find(name);
     input.addEventListener("change", () => {
-      bring(input.files);
+      bring(input.files, told);
       input.value = ""; // the same file may be chosen again
     });
   }
 
   find("camera").hidden = !hasCamera();
-  find("camera").addEventListener("click", () => takePhoto(onPhoto));
+  find("camera").addEventListener("click", () => takePhoto((photo) => onPhotos([photo])));
 
   document.addEventListener("paste", (event) => {
     if (!event.clipboardData.files.length) return; // words are pasted where the cursor is

@@ -5,14 +5,16 @@ import { calm, facts, find, icon, make } from "./elements.js";
 
 const SKELETONS = 8;
 
-const [section, list, summary, notice, more, running] = ["hits", "list", "summary", "notice", "more", "running"].map(find);
+const [section, list, groups, summary, notice, more, running] = [
+  "hits", "list", "groups", "summary", "notice", "more", "running",
+].map(find); // prettier-ignore
 
 let cards = new Map(); // elements by item
 let held = new Map(); // hits by item
 let scale = 1; // the score that fills a bar: a cosine's 1, or the best that words got
 let act = {};
 
-/** `actions`: onItem(hit), onWhy(hit), onMore(). */
+/** `actions`: onItem(hit, box), onWhy(hit, box), onMore(), onRegion(box); `box` where hits are by region. */
 export function watchResults(actions) {
   act = actions;
   more.addEventListener("click", () => act.onMore());
@@ -23,7 +25,7 @@ export function wait() {
   section.setAttribute("aria-busy", "true");
   running.classList.add("on");
   more.disabled = true;
-  if (cards.size) return;
+  if (cards.size || groups.children.length) return;
   summary.textContent = "";
   const bone = () => make("li", { class: "card skeleton", "aria-hidden": "true" }, make("div", { class: "shot" }), make("i"), make("i"));
   list.replaceChildren(...Array.from({ length: SKELETONS }, bone));
@@ -39,6 +41,7 @@ export function rest() {
 /** Another search's hits, or this one's in a better order (`refined`: who moved up is marked). */
 export function tell({ hits, more: further, confident, timings_ms: timings }, { explained, refined = false }) {
   rest();
+  groups.replaceChildren();
   const focused = document.activeElement;
   const ranks = new Map([...cards.keys()].map((item, at) => [item, at]));
   const places = new Map([...cards].map(([item, element]) => [item, element.getBoundingClientRect()]));
@@ -54,12 +57,37 @@ export function tell({ hits, more: further, confident, timings_ms: timings }, { 
     glide(cards.get(item), at, places.get(item), refined);
   });
   more.hidden = !further;
-  const time = timings?.total >= 0 ? ` in ${Math.max(1, Math.round(timings.total))} ms` : "";
-  summary.textContent = hits.length ? `${hits.length}${further ? " closest" : ""}${time}` : "";
+  summary.textContent = hits.length ? `${hits.length}${further ? " closest" : ""}${took(timings)}` : "";
   if (!hits.length) say("Nothing here fits. Fewer filters or other words may help.");
   else if (confident === false) say("No confident match. These come closest, but none of them stands out.", "unsure");
   else say("");
 }
+
+/** Hits of each region by itself: [{box, name, crop, hits, more, confident}], each a group with a heading. */
+export function tellGroups(found, timings) {
+  empty();
+  rest();
+  say("");
+  summary.textContent = `${found.length} regions${took(timings)}`;
+  scale = Math.max(1, ...found.flatMap(({ hits }) => hits.map(({ score }) => score)));
+  groups.replaceChildren(...found.map(group));
+}
+
+function group({ box, name, crop, hits, more: further, confident }, at) {
+  const made = hits.map((hit) => updated(card(hit, () => [hit, box]), hit, true, () => [hit, box]));
+  if (confident && made.length) mark(made[0], "badge", make("span", { class: "badge" }, "Best match"));
+  const doubt = hits.length ? (confident === false ? "No confident match" : "") : "Nothing here fits";
+  const all = make("button", { type: "button", class: "button small", on: { click: () => act.onRegion(box) } }, "All hits", make("span", { class: "out-of-sight" }, ` for ${name}`));
+  const heading = make("h3", { id: `group-${at}` }, crop ?? icon("whole"), name);
+  return make(
+    "section",
+    { class: "group", "aria-labelledby": `group-${at}` },
+    make("div", { class: "row" }, heading, doubt ? make("p", { class: "note" }, doubt) : null, further ? all : null),
+    make("ol", { class: "grid" }, ...made),
+  );
+}
+
+const took = (timings) => (timings?.total >= 0 ? ` in ${Math.max(1, Math.round(timings.total))} ms` : "");
 
 /** One more page. Hits that are there already are left out: the catalogue may have changed in between. */
 export function append({ hits, more: further }, explained) {
@@ -81,6 +109,7 @@ export const count = () => cards.size;
 export function empty() {
   [cards, held] = [new Map(), new Map()];
   list.replaceChildren();
+  groups.replaceChildren();
   more.hidden = true;
 }
 
@@ -95,27 +124,30 @@ export function say(words, kind = "", again = null) {
 
 const nameOf = (hit) => hit.title || hit.item;
 
-function card(hit) {
+/** What actions are told of a card: its item's hit in the latest search. */
+const latest = (hit) => () => [held.get(hit.item)];
+
+function card(hit, told = latest(hit)) {
   const bar = make("span", { class: "bar", "aria-hidden": "true" }, make("i"));
   const score = make("p", { class: "score" }, make("span", { class: "out-of-sight" }, "Score "), bar, make("span", { class: "number" }));
-  return make("li", { class: "card" }, tile(hit, () => act.onItem(held.get(hit.item))), score);
+  return make("li", { class: "card" }, tile(hit, () => act.onItem(...told())), score);
 }
 
 /** A card with what this search says of its item. */
-function updated(element, hit, explained) {
+function updated(element, hit, explained, told = latest(hit)) {
   const image = element.querySelector("img");
   if (image && image.dataset.place !== hit.picture) image.replaceWith(pictured(hit.picture));
   element.querySelector(".bar i").style.width = `${100 * Math.max(0, hit.score / scale)}%`;
   element.querySelector(".number").textContent = hit.score.toFixed(2);
   const why = element.querySelector(".why");
-  if (explained && !why) element.append(whyButton(hit));
+  if (explained && !why) element.append(whyButton(hit, told));
   if (!explained) why?.remove();
   return element;
 }
 
-function whyButton(hit) {
+function whyButton(hit, told) {
   const about = make("span", { class: "out-of-sight" }, `: ${nameOf(hit)}`);
-  return make("button", { type: "button", class: "quiet why", on: { click: () => act.onWhy(held.get(hit.item)) } }, "Why this one?", about);
+  return make("button", { type: "button", class: "quiet why", on: { click: () => act.onWhy(...told()) } }, "Why this one?", about);
 }
 
 /** Put a mark on a card's picture in the place of the last search's. */

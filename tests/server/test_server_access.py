@@ -323,6 +323,8 @@ class TestRates:
     ) -> None:
         running = serve(drawn_shop.folder, "--workers", "2", "--per-minute", "10")
         seen = [httpx.get(f"{running.url}/v1/items?limit=1").status_code for _ in range(24)]
+        running.process.terminate()  # killed, it would leave its processes behind
+        running.process.wait(timeout=60)
         assert seen == [200] * 10 + [429] * 14
 
     def test_those_who_ask_too_often_are_told_when_to_come_back(self, tmp_path: Path) -> None:

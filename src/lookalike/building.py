@@ -83,9 +83,13 @@ def weighing(begun: Build, plan: Plan, parts: Parts) -> Parts:
 
 
 def fragment_rows(
-    planned: Sequence[Planned], parts: Parts, on_batch: Callable[[Batch], None] | None = None
+    planned: Sequence[Planned],
+    parts: Parts,
+    on_batch: Callable[[Batch], None] | None = None,
+    threads: int | None = None,
 ) -> Fragment:
-    """Encode what a plan lists for one fragment, on all cores, by the same steps as `lookalike index` does.
+    """Encode what a plan lists for one fragment, by the same steps as `lookalike index` does, on all cores or
+    on so many `threads`.
 
     What cannot be used is in `skipped`. ObjectError where object storage does not answer: then the fragment
     is to be made again.
@@ -93,7 +97,7 @@ def fragment_rows(
     rows: list[Row] = []
     made: list[Batch] = []
     for origin, group in groupby(planned, key=attrgetter("origin")):
-        with closing(batches((each.entry for each in group), origin, parts)) as encoded:
+        with closing(batches((each.entry for each in group), origin, parts, threads=threads)) as encoded:
             for batch in encoded:
                 rows += batch.rows
                 made.append(batch)
@@ -113,7 +117,7 @@ def build(begun: Build, plan: Plan, parts: Parts, on_progress: Progress | None =
     """Make the fragments that are missing, one after the other in this process, and finish the build."""
     started = time.perf_counter()
     missing, parts = begun.missing(), weighing(begun, plan, parts)
-    done = plan.listed - sum(_entries_in(plan, number) for number in missing)
+    done = plan.listed - sum(map(plan.length, missing))
     encoded, encoder_seconds = 0, 0.0
 
     def on_batch(batch: Batch) -> None:
@@ -167,7 +171,3 @@ def _sampled(plan: Plan) -> Iterator[Listed | Unlisted]:
         entries = plan.entries(number)
         for planned in entries[:: max(1, len(entries) // each)]:
             yield planned.entry
-
-
-def _entries_in(plan: Plan, fragment: int) -> int:
-    return min(plan.size, plan.listed - fragment * plan.size)

@@ -234,10 +234,14 @@ def index(
 
 
 def batches(
-    listed: Iterable[Listed | Unlisted], origin: str, parts: Parts, find: Find = _nothing
+    listed: Iterable[Listed | Unlisted],
+    origin: str,
+    parts: Parts,
+    find: Find = _nothing,
+    threads: int | None = None,
 ) -> Generator[Batch, None, None]:
-    """What `encode_batch` makes of everything listed, in its order, by a thread for every core."""
-    workers = os.cpu_count() or 1
+    """What `encode_batch` makes of everything listed, in its order, by `threads`: by default one a core."""
+    workers = threads or os.cpu_count() or 1
     chunked = chunks(listed, BATCH)
     waiting: deque[Future[Batch]] = deque()
     with ThreadPoolExecutor(workers, thread_name_prefix="index") as pool:

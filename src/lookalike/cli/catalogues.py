@@ -23,6 +23,7 @@ from lookalike.errors import BadInput, LookalikeError
 
 if TYPE_CHECKING:  # loaded by the commands that need them: `--help` answers at once
     from lookalike.catalogue import Report
+    from lookalike.jobs import Asked, Workers
     from lookalike.roles import Captioner
     from lookalike.settings import Settings
 
@@ -55,21 +56,46 @@ def index(
     llm: LlmOption = None,
     strategy: StrategyOption = "attributes",
     key_file: KeyOption = None,
+    on: Annotated[
+        str | None,
+        typer.Option(
+            "--on", metavar="ray://HOST:PORT|ray:auto|local", help="A Ray cluster that fills a build."
+        ),
+    ] = None,
+    workers: Annotated[
+        int | None, typer.Option("--workers", min=1, help="Of the cluster; as many as have room.")
+    ] = None,
+    worker_cpus: Annotated[int, typer.Option("--worker-cpus", min=1, help="What each takes.")] = 1,
+    worker_gpus: Annotated[
+        float, typer.Option("--worker-gpus", min=0, help="What each takes; 0.5: two share one.")
+    ] = 0,
     as_json: JsonOption = False,
 ) -> None:
     """Add pictures to a catalogue. Killed or stopped, run it again: what is stored is not encoded twice."""
     from lookalike import objects
     from lookalike.settings import Settings
 
+    if on is not None and not objects.is_uri(to):
+        raise BadInput(
+            f"{to}: a cluster fills a build", "give --to s3://BUCKET/FOLDER or file:///SHARED/FOLDER"
+        )
+    if on is not None and key_file is not None:
+        raise BadInput("keys are not sent to a cluster", "set LOOKALIKE_API_KEY where its workers run")
+    if prune and objects.is_uri(to):
+        raise BadInput("a build is of one listing: nothing vanishes", "leave out --prune")
     asking = plain_asking(captions, vlm, llm, strategy, key_file)
     settings = Settings(encoder=encoder, regions=regions, regime=regime)
     with (
-        captioner_of(captions, asking) if captions else nullcontext() as captioner,
+        captioner_of(captions, asking, ready=on is None) if captions else nullcontext() as captioner,
         bar("indexing") as on_progress,
     ):
-        if objects.is_uri(to):
-            if prune:
-                raise BadInput("a build is of one listing: nothing vanishes", "leave out --prune")
+        if on is not None:
+            from lookalike.jobs import Asked, Workers
+
+            size = Workers(workers, worker_cpus, worker_gpus)
+            asked = Asked(captions, asking) if captions else None
+            report = _build_on(on, size, to, sources, settings, captioner, asked, on_progress)
+        elif objects.is_uri(to):
             report = _build(to, sources, settings, captioner, on_progress)
         else:
             report = _add(to, sources, settings, captioner, on_progress, prune)
@@ -126,6 +152,25 @@ def _build(
     parts, facts = parts_of_build(to, settings, captioner)
     begun, plan = building.prepare(to, sources, facts)
     return building.build(begun, plan, parts, on_progress)
+
+
+def _build_on(
+    on: str,
+    workers: Workers,
+    to: str,
+    sources: list[str],
+    settings: Settings,
+    captioner: Captioner | None,
+    asked: Asked | None,
+    on_progress: OnProgress,
+) -> Report:
+    from lookalike import building, jobs
+    from lookalike.settings import parts_of_build
+
+    _, facts = parts_of_build(to, settings, captioner)
+    with jobs.connected(on, workers) as cluster:
+        begun, plan = building.prepare(to, sources, facts, jobs.FRAGMENT)
+        return cluster.build(begun, plan, asked, on_progress)
 
 
 def info(

@@ -80,6 +80,10 @@ class Plan:
                 "go on with those, or build somewhere else",
             )
 
+    def length(self, fragment: int) -> int:
+        """How many entries a fragment has."""
+        return min(self.size, self.listed - fragment * self.size)
+
     def entries(self, fragment: int) -> list[Planned]:
         """What is listed in a fragment, numbered from 0."""
         with _file(self.uri) as file:

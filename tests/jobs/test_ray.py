@@ -1,0 +1,236 @@
+"""Builds on a real Ray cluster of this machine: what is killed, what goes on, what is refused."""
+
+import json
+import os
+import secrets
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import lookalike
+from lookalike import building
+from lookalike.captions import Palette
+from lookalike.settings import Settings, parts_of_build
+from lookalike.store import Build
+from lookalike.values import Counts
+from saving import save
+from stores_on_loopback import Storage, free_port
+
+JOB = """
+import sys
+from lookalike import building, jobs
+from lookalike.captions import Palette
+from lookalike.settings import Asking, Settings, parts_of_build
+
+uri, folder = sys.argv[1:]
+_, facts = parts_of_build(uri, Settings(), Palette())
+with jobs.connected("ray:auto") as cluster:
+    begun, plan = building.prepare(uri, [folder], facts, size=12)
+    asked = jobs.Asked("palette", Asking())
+    cluster.build(begun, plan, asked, lambda done, total: print(done, total, flush=True))
+"""
+
+REFUSALS = """
+import shutil, sys
+import lookalike
+from lookalike import building, jobs
+from lookalike.encoders import ColourHistogram
+from lookalike.errors import LookalikeError
+from lookalike.jobs import orders
+from lookalike.settings import Settings, parts_of_build
+
+place, folder, on = sys.argv[1:]
+_, facts = parts_of_build(place + "/none", Settings(encoder="colour-histogram"))
+
+def told(name, facts):
+    begun, plan = building.prepare(f"{place}/{name}", [folder], facts)
+    if name == "unseen":
+        shutil.rmtree(folder)
+    try:
+        cluster.build(begun, plan)
+    except LookalikeError as error:
+        print(f"{name}: {error} ({error.hint})".replace("\\n", "NEWLINE"), flush=True)
+
+try:
+    with jobs.connected(on, jobs.Workers(cpus=64)):
+        pass
+except LookalikeError as error:
+    print(error)
+with jobs.connected(on, jobs.Workers(1)) as cluster:
+    told("fingerprint", facts | {"fingerprint": "0000"})  # as by other weights of the same name
+    orders.__version__ = "0.0.1"
+    told("version", facts)
+    orders.__version__ = lookalike.__version__
+    told("unseen", facts)
+"""
+
+
+class Head:
+    """A cluster of one machine with two CPUs, and how to get rid of it."""
+
+    def __init__(self, environment: dict[str, str]) -> None:
+        self.folder = tempfile.mkdtemp(prefix="ray-")  # short: sockets have short names
+        port, self.client_port = free_port(), free_port()
+        self.environment = os.environ | environment | {
+            "PYTHONPATH": str(Path(lookalike.__file__).parents[1]),
+            "RAY_ADDRESS": f"127.0.0.1:{port}",
+            "RAY_AUTH_MODE": "token",
+            "RAY_AUTH_TOKEN": secrets.token_hex(32),
+            "GRPC_ENABLE_FORK_SUPPORT": "0",  # Ray's server for clients forks
+        }  # fmt: skip
+        command = [
+            Path(sys.executable).with_name("ray"), "start", "--head", "--block", "--num-cpus=2",
+            "--object-store-memory=100000000", "--node-ip-address=127.0.0.1", f"--port={port}",
+            f"--ray-client-server-port={self.client_port}", "--include-dashboard=false",
+            "--disable-usage-stats", f"--temp-dir={self.folder}",
+        ]  # fmt: skip
+        with open(f"{self.folder}/start.log", "w") as log:
+            quiet = {"stdout": log, "stderr": log, "env": self.environment}
+            self._started = subprocess.Popen(command, **quiet)  # type: ignore[call-overload]
+        until(lambda: "runtime started" in Path(self.folder, "start.log").read_text())
+
+    def run(self, code: str, *arguments: object) -> "subprocess.Popen[str]":
+        command = [sys.executable, "-c", code, *map(str, arguments)]
+        both = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+        return subprocess.Popen(command, text=True, env=self.environment, **both)  # type: ignore[call-overload]
+
+    def workers(self) -> list[int]:
+        return [pid for pid in self._family() if title(pid).startswith("ray::MapWorker")]
+
+    def stop(self) -> None:
+        family = self._family()
+        for pid in family:
+            try:
+                os.kill(pid, signal.SIGKILL)
+            except ProcessLookupError:
+                continue
+        self._started.wait()
+        until(lambda: not any(map(title, family)))
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def _family(self) -> list[int]:
+        """The cluster's processes, whoever of them started which."""
+        parents = {}
+        for status in Path("/proc").glob("[0-9]*/stat"):
+            try:
+                parents[int(status.parent.name)] = int(status.read_text().rpartition(")")[2].split()[1])
+            except OSError:
+                continue
+        family = [self._started.pid]
+        for member in family:
+            family += [pid for pid, parent in parents.items() if parent == member]
+        return family
+
+
+def title(pid: int) -> str:
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_text()
+    except OSError:
+        return ""
+
+
+def until(true: Callable[[], object]) -> None:
+    end = time.monotonic() + 120
+    while not true():
+        assert time.monotonic() < end, "it does not come about"
+        time.sleep(0.05)
+
+
+@pytest.fixture(scope="module")
+def head(storage: Storage) -> Iterator[Head]:
+    started = Head(storage.environment)
+    yield started
+    started.stop()
+
+
+def lookalike_cli(*arguments: object, env: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "lookalike", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=120, env=env)
+
+
+def test_whoever_is_killed_every_fragment_is_made_once(tmp_path: Path, head: Head, bucket: str) -> None:
+    folder, uri, plain = tmp_path / "pictures", f"{bucket}/build", str(tmp_path / "plain")
+    for seed in range(107):
+        save(folder / f"{seed:03}.png", seed)
+    (folder / "000-bad.png").write_text("these are not pixels")
+    killed = False
+    with head.run(JOB, uri, folder) as job:
+        assert job.stdout
+        for line in job.stdout:
+            if not killed:
+                os.kill(head.workers()[0], signal.SIGKILL)
+                killed = True
+            elif int(line.split()[0]) >= 48:
+                job.send_signal(signal.SIGKILL)
+                break
+    assert killed and job.returncode == -signal.SIGKILL
+    until(lambda: not head.workers())  # they end with the job
+    there = Build.open(uri).manifest.fragments - len(Build.open(uri).missing())
+    assert 4 <= there < 9
+    index = ("index", folder, "--to", uri, "--captions", "palette", "--on", "ray:auto", "--json")
+    again = lookalike_cli(*index, env=head.environment)
+    assert (again.returncode, again.stderr) == (0, "")
+    report = json.loads(again.stdout)
+    made_before = there * 12 - (there > 0)  # the first of them holds the bad one
+    assert report["encoded"] == 107 - made_before
+    assert report["skipped"][0]["source"] == str(folder / "000-bad.png") and len(report["skipped"]) == 1
+
+    parts, facts = parts_of_build(plain, Settings(), Palette())
+    begun, plan = building.prepare(plain, [folder], facts, size=12)
+    building.build(begun, plan, parts)
+    ours, theirs = Build.open(uri), Build.open(plain)
+    assert ours.manifest.counts == theirs.manifest.counts == Counts(107, 107, 107, 107)
+    for number in range(plan.fragments):
+        for one, other in zip(ours.rows(number), theirs.rows(number), strict=True):
+            assert (one.item, one.sha256, one.source) == (other.item, other.sha256, other.source)
+            assert one.caption == other.caption and np.array_equal(one.vector, other.vector)
+
+
+def test_what_does_not_fit_is_told_before_anything_is_written(
+    tmp_path: Path, head: Head, pictures: Path
+) -> None:
+    place = f"file://{tmp_path}/builds"
+    with head.run(REFUSALS, place, pictures, f"ray://127.0.0.1:{head.client_port}") as job:
+        said, complaints = job.communicate(timeout=120)
+    large, fingerprint, version, unseen = said.splitlines()
+    assert (job.returncode, complaints) == (0, "")
+    assert "a worker of 64 CPUs" in large and "the most that one has are 2" in large
+    assert "begun by colour-histogram (0000), not by colour-histogram (" in fingerprint
+    assert f"of lookalike 0.0.1, its worker of {lookalike.__version__}" in version
+    assert f"workers do not see {pictures}" in unseen and "shared folder" in unseen
+    for name in ("fingerprint", "version", "unseen"):
+        assert Build.open(f"{place}/{name}").missing() == [0]
+
+
+@pytest.mark.parametrize("on", ["ray://127.0.0.1:1", "ray://", "ray:auto", "somewhere", "ray://h:x"])
+def test_a_wrong_address_is_one_line(tmp_path: Path, pictures: Path, on: str) -> None:
+    index = ("index", pictures, "--to", f"file://{tmp_path}/build", "--on", on)
+    nowhere = os.environ | {"RAY_ADDRESS": "127.0.0.1:1"}
+    done = lookalike_cli(*index, env=nowhere)
+    assert done.returncode == 1
+    assert done.stderr.startswith("error: ") and "hint: " in done.stderr and done.stderr.count("\n") == 2
+    assert not Build.exists(f"{tmp_path}/build")
+
+
+def test_a_catalogue_is_no_place_for_a_cluster_and_keys_do_not_travel(tmp_path: Path, pictures: Path) -> None:
+    catalogue = lookalike_cli("index", pictures, "--to", tmp_path / "shop", "--on", "local")
+    assert (catalogue.returncode, "a cluster fills a build" in catalogue.stderr) == (1, True)
+    key = ("--key-file", tmp_path / "key")
+    keyed = lookalike_cli("index", pictures, "--to", f"file://{tmp_path}/build", "--on", "local", *key)
+    assert (keyed.returncode, "keys are not sent" in keyed.stderr) == (1, True)
+
+
+def test_without_the_extra(tmp_path: Path, pictures: Path) -> None:
+    code = "import sys; sys.modules['ray'] = None; from lookalike.cli import main; main()"
+    index = ["index", str(pictures), "--to", f"file://{tmp_path}/build", "--on", "local"]
+    done = subprocess.run([sys.executable, "-c", code, *index], capture_output=True, text=True)
+    assert done.returncode == 1
+    assert "lookalike[ray]" in done.stderr and "Traceback" not in done.stderr

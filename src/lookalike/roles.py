@@ -63,9 +63,15 @@ class Captioner(Protocol):
 class View(Protocol):
     """A store at one moment: what is written meanwhile does not show. Q queries, N stored regions."""
 
-    size: int  # N
-    keys: Keys  # (N,) of all regions, ascending
     version: str  # of this moment: another one when regions came or went
+
+    @property
+    def size(self) -> int:
+        """N."""
+
+    @property
+    def keys(self) -> Keys:
+        """(N,) of all regions, ascending."""
 
     def search(
         self, vectors: Floats, top: int, where: str | None = None, exact: bool = False

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from lookalike import weights
 from lookalike.catalogue import Catalogue, captioned
 from lookalike.errors import BadInput, CatalogueError, MissingExtra, WeightsError, unknown_name
 from lookalike.roles import Captioner, Encoder, RegionFinder, Reranker
-from lookalike.store import LocalStore
+from lookalike.store import LocalStore, is_address
 from lookalike.values import REGIMES, TOLD_GALLERY
+
+if TYPE_CHECKING:
+    from lookalike.store.milvus import MilvusStore
 
 ENCODERS = {
     "efficientnet-lite2": "lookalike.encoders:EfficientNet",
@@ -61,16 +64,19 @@ class Settings:
     regime: str | None = (
         None  # of `values.REGIMES`: where captions take part; "train" for an encoder trained with them
     )
+    token: str | None = field(default=None, repr=False)  # of a Milvus server: USER:PASSWORD, or an API key
 
 
 def open_catalogue(folder: Path | str, settings: Settings | None = None, create: bool = True) -> Catalogue:
     """Open a catalogue, made when absent (unless `create` is False).
 
+    `folder` is a folder's path, or "milvus://HOST:PORT/NAME" for one in a Milvus server (extra `milvus`).
     Raises WrongEncoder when it was built by another encoder than the settings name.
     """
-    settings, folder = settings or Settings(), Path(folder)
+    settings = settings or Settings()
+    store_exists, open_store = _stores(folder, settings.token)
     encoder: Encoder | None = None
-    if not LocalStore.exists(folder):
+    if not store_exists():
         if not create:
             raise CatalogueError(
                 f"there is no catalogue at {folder}", f"make one: lookalike index PICTURES --to {folder}"
@@ -83,8 +89,8 @@ def open_catalogue(folder: Path | str, settings: Settings | None = None, create:
             "regions": regions.name,
             "regime": regime_for(encoder, settings.regime),
         }
-        LocalStore(folder, dim=encoder.dim, write=True, meta=facts).close()
-    store = LocalStore(folder)
+        open_store(dim=encoder.dim, write=True, meta=facts).close()
+    store = open_store()
     try:
         encoder = encoder or open_encoder(settings.encoder or store.meta["encoder"])
         regions = open_regions(settings.regions or store.meta["regions"], encoder)
@@ -100,7 +106,7 @@ def open_catalogue(folder: Path | str, settings: Settings | None = None, create:
             )
         return Catalogue(
             store,
-            open_writer=lambda: LocalStore(folder, write=True),
+            open_writer=lambda: open_store(write=True),
             encoder=encoder,
             gallery_regions=regions,
             query_regions=open_regions(settings.query_regions or DEFAULT_QUERY_REGIONS, encoder),
@@ -109,6 +115,23 @@ def open_catalogue(folder: Path | str, settings: Settings | None = None, create:
     except BaseException:
         store.close()
         raise
+
+
+def _stores(
+    target: Path | str, token: str | None
+) -> tuple[Callable[[], bool], Callable[..., LocalStore | MilvusStore]]:
+    """Whether there is a catalogue at a target, and how its store is opened."""
+    if is_address(target):
+        from lookalike.store.milvus import MilvusStore
+
+        address = str(target)
+        cache = weights.default_folder() / "milvus"
+        return (
+            lambda: MilvusStore.exists(address, token),
+            lambda **how: MilvusStore(address, cache=cache, token=token, **how),
+        )
+    folder = Path(target)
+    return lambda: LocalStore.exists(folder), lambda **how: LocalStore(folder, **how)
 
 
 def regime_for(encoder: Encoder, wanted: str | None = None, present: str = "") -> str:

@@ -19,12 +19,11 @@ from lookalike.cli.captioning import (
     plain_asking,
 )
 from lookalike.cli.output import EncoderOption, JsonOption, bar, print_json, printable, say
+from lookalike.cli.targets import CatalogueArgument, ToOption, opened
 from lookalike.errors import BadInput, LookalikeError
 
 if TYPE_CHECKING:  # loaded by the commands that need them: `--help` answers at once
     from lookalike.catalogue import Report
-
-CatalogueArgument = Annotated[Path, typer.Argument(metavar="CATALOGUE", help="The catalogue's folder.")]
 
 
 def index(
@@ -32,7 +31,7 @@ def index(
         list[Path],
         typer.Argument(metavar="SOURCE...", help="Folders, tables (.csv, .jsonl, .parquet) or pictures."),
     ],
-    to: Annotated[Path, typer.Option("--to", metavar="CATALOGUE", help="The catalogue, made when absent.")],
+    to: ToOption,
     encoder: EncoderOption = None,
     regions: Annotated[
         str | None,
@@ -53,14 +52,13 @@ def index(
 ) -> None:
     """Add pictures to a catalogue. Killed or stopped, run it again: what is stored is not encoded twice."""
     from lookalike.datasets import listing
-    from lookalike.settings import Settings, open_catalogue
 
     for source in sources:
         listing(source)  # a mistyped SOURCE fails here, before an empty catalogue is made
     asking = plain_asking(captions, vlm, llm, strategy, key_file)
     with (
         captioner_of(captions, asking) if captions else nullcontext() as captioner,
-        open_catalogue(to, Settings(encoder=encoder, regions=regions, regime=regime)) as catalogue,
+        opened(to, create=True, encoder=encoder, regions=regions, regime=regime) as catalogue,
         bar("indexing") as on_progress,
     ):
         report = catalogue.add(sources, prune, on_progress, captioner=captioner)
@@ -91,7 +89,7 @@ def index(
 
 
 def info(
-    catalogue_folder: CatalogueArgument,
+    place: CatalogueArgument,
     near_duplicates: Annotated[
         bool,
         typer.Option("--near-duplicates", help="List pictures of different items that look almost the same."),
@@ -100,9 +98,8 @@ def info(
 ) -> None:
     """What a catalogue holds and which encoder made it."""
     from lookalike import upkeep
-    from lookalike.settings import open_catalogue
 
-    with open_catalogue(catalogue_folder, create=False) as catalogue:
+    with opened(place) as catalogue:
         facts = upkeep.info(catalogue)
         pairs = list(upkeep.near_duplicates(catalogue)) if near_duplicates else None
     if as_json:
@@ -119,12 +116,11 @@ def info(
         )
 
 
-def verify(catalogue_folder: CatalogueArgument, as_json: JsonOption = False) -> None:
+def verify(place: CatalogueArgument, as_json: JsonOption = False) -> None:
     """Check a catalogue: the table, every descriptor, and the index against exact search."""
     from lookalike import upkeep
-    from lookalike.settings import open_catalogue
 
-    with open_catalogue(catalogue_folder, create=False) as catalogue:
+    with opened(place) as catalogue:
         found = upkeep.verify(catalogue)
     if as_json:
         print_json(
@@ -148,30 +144,28 @@ def verify(catalogue_folder: CatalogueArgument, as_json: JsonOption = False) -> 
 
 
 def export(
-    catalogue_folder: CatalogueArgument,
+    place: CatalogueArgument,
     out: Annotated[Path, typer.Option("--out", metavar="FILE", help="A .jsonl, .csv or .parquet file.")],
 ) -> None:
     """Write a catalogue's items and regions as a table that `index` reads."""
     from lookalike import upkeep
-    from lookalike.settings import open_catalogue
 
-    with open_catalogue(catalogue_folder, create=False) as catalogue:
+    with opened(place) as catalogue:
         say(f"{upkeep.export(catalogue, out):,} regions written to {out}")
 
 
 def remove(
-    catalogue_folder: CatalogueArgument,
+    place: CatalogueArgument,
     items: Annotated[list[str], typer.Argument(metavar="ITEM...", help="Ids of items.")],
 ) -> None:
     """Remove items with all their pictures from a catalogue. The picture files stay."""
-    from lookalike.settings import open_catalogue
 
-    with open_catalogue(catalogue_folder, create=False) as catalogue:
+    with opened(place) as catalogue:
         say(f"{catalogue.remove(items):,} pictures removed")
 
 
 def reindex(
-    catalogue_folder: CatalogueArgument,
+    place: CatalogueArgument,
     encoder: EncoderOption = None,
     regime: RegimeOption = None,
     prune: Annotated[
@@ -180,19 +174,19 @@ def reindex(
 ) -> None:
     """Encode a catalogue anew, with another encoder or in another regime, and switch to it in one step."""
     from lookalike import upkeep
-    from lookalike.settings import open_catalogue, open_encoder, regime_for
+    from lookalike.settings import open_encoder, regime_for
 
     if encoder is None and regime is None:
         raise BadInput("nothing to change", "give --encoder NAME, or --regime NAME, or both")
-    with open_catalogue(catalogue_folder, create=False) as catalogue, bar("encoding") as on_progress:
+    with opened(place) as catalogue, bar("encoding") as on_progress:
         new = open_encoder(encoder) if encoder else catalogue.encoder
         lost = upkeep.reindex(catalogue, new, regime_for(new, regime, catalogue.regime), prune, on_progress)
-    with open_catalogue(catalogue_folder, create=False) as renewed, renewed.open_writer() as store:
+    with opened(place) as renewed, renewed.open_writer() as store:
         renewed.calibrate(store)
         switched = f"{renewed.encoder.name}, regime {renewed.regime}"
     for skipped in lost:
         say(f"removed {skipped.source}: {skipped.error}")
-    say(f"{catalogue_folder} is now searched with {switched}")
+    say(f"{place} is now searched with {switched}")
 
 
 def demo(
@@ -209,7 +203,7 @@ def demo(
         run_demo(to, say, on_progress, encoder=encoder or DEFAULT_ENCODER)
 
 
-def _print_report(report: Report, to: Path) -> None:
+def _print_report(report: Report, to: str) -> None:
     rate = f", {report.encoded / report.seconds:.0f} pictures/s" if report.encoded else ""
     say(
         f"{to}: {report.items:,} items, {report.pictures:,} pictures, {report.regions:,} regions "

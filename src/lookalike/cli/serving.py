@@ -16,6 +16,7 @@ import typer
 
 from lookalike.cli.captioning import CAPTIONER, KeyOption, LlmOption, StrategyOption, VlmOption, plain_asking
 from lookalike.cli.output import say
+from lookalike.cli.targets import CatalogueArgument, folder_of
 from lookalike.errors import BadInput, MissingExtra
 
 if TYPE_CHECKING:  # loaded by the command: `--help` answers at once
@@ -28,7 +29,7 @@ _HOSTS = ("127.0.0.1", "localhost", "[::1]")
 
 
 def serve(
-    catalogue: Annotated[Path, typer.Argument(metavar="CATALOGUE", help="What to serve.")],
+    place: CatalogueArgument,
     host: Annotated[str, typer.Option("--host", help="The address to listen on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option("--port", min=0, max=65535, help="0: any that is free.")] = 8080,
     new_key: Annotated[
@@ -89,6 +90,7 @@ def serve(
         from uvicorn.supervisors import Multiprocess
     except ImportError:
         raise MissingExtra("a service", "serve") from None
+    catalogue = folder_of(place, "serve")
     if new_key or keys or remove_key:
         _of_keys(catalogue, new_key, keys, remove_key)
         return
@@ -126,8 +128,8 @@ def serve(
         limit_concurrency=500,
     )  # fmt: skip
     with _listening(host, port) as listening:
-        place = f"[{host}]" if ":" in host else host
-        say(f"http://{place}:{listening.getsockname()[1]}/  (API: /docs)")
+        shown = f"[{host}]" if ":" in host else host
+        say(f"http://{shown}:{listening.getsockname()[1]}/  (API: /docs)")
         if workers > 1:
             Multiprocess(config, sockets=[listening]).run()
             return

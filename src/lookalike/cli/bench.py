@@ -24,6 +24,7 @@ from lookalike.cli.captioning import (
 )
 from lookalike.cli.measuring import DatasetArgument, SplitOption, made
 from lookalike.cli.output import EncoderOption, JsonOption, bars, print_json, say
+from lookalike.cli.targets import opened
 
 if TYPE_CHECKING:
     from lookalike.captions import Writing

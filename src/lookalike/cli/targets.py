@@ -29,7 +29,7 @@ def opened(target: str, create: bool = False, **parts: Any) -> Catalogue:
 
 
 def folder_of(target: str, command: str) -> Path:
-    """The folder of a catalogue for a command that keeps files of its own beside it; BadInput for an address."""
+    """The folder of a catalogue for a command that keeps files beside it; BadInput for an address."""
     from lookalike.store.address import is_address
 
     if is_address(target):

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 
 from lookalike.errors import BadInput
 from lookalike.store.grammar import COLUMNS, Condition, Test, Value
-from lookalike.store.milvus.records import ID, KINDS, TITLE, name_in, text_in
+from lookalike.store.milvus.records import ID, KINDS, PRESENT, TITLE, name_in, text_in
 
 Places = Mapping[str, Mapping[str, int]]  # by name as it is stored and kind: the most values that an item has
 
@@ -35,7 +35,7 @@ def _compiled(condition: Condition, places: Places) -> str:
         return _tested(condition, places)
     parts = [_compiled(part, places) for part in condition.parts]
     if condition.word == "not":
-        return f"(not {parts[0]})"
+        return f"(not ({parts[0]}))"
     return parts[0] if len(parts) == 1 else "(" + f" {condition.word} ".join(parts) + ")"
 
 
@@ -44,16 +44,16 @@ def _tested(test: Test, places: Places) -> str:
     name = own or name_in(test.name)
     most = places.get(name, {})
     if test.sign == "has":
-        return f'(not asked["{name}"]["t"][0] == "")' if own else _present(name, most)
+        return f'(not (asked["{name}"]["t"][0] == ""))' if own else _present(name, most)
     passing = _passing(test, name, most)
     if not test.inverted:
         return passing
-    return f"(not {passing})" if own else f"({_present(name, most)} and (not {passing}))"
+    return f"(not ({passing}))" if own else f"({_present(name, most)} and (not ({passing})))"
 
 
 def _present(name: str, most: Mapping[str, int]) -> str:
-    """Whether the item has a value of any kind. `exists` of 2.3.5 answers for the name, not for the place."""
-    return _any([f'exists asked["{name}"]'] if most else [])
+    """Whether the item has a value of any kind. The `exists` of server 2.3.5 does not go with `and`."""
+    return _any([f'asked["{name}"]["{PRESENT}"][0] == 1'] if most else [])
 
 
 def _passing(test: Test, name: str, most: Mapping[str, int]) -> str:

@@ -25,6 +25,7 @@ from lookalike.store.table import HALF, halves, to_value
 from lookalike.values import AttributeValue, Box, Caption, Claim, Floats, Item, Row
 
 KINDS = ("t", "n", "b")  # text, numbers, truths: compared only among themselves
+PRESENT = "p"  # beside them: that there is a value of any kind
 TITLE, ID = "=title", "=id"  # beside the attributes, whose names never have a = here
 
 _LONGEST = 65_535  # bytes of a text field, and of a JSON one
@@ -40,7 +41,8 @@ FACTS: dict[str, _Type] = {
     "id": _WHICH, "kind": _WHICH, "build": _WHICH, "name": _TEXT, "value": _TEXT, "vector": _NO_VECTOR,
 }  # fmt: skip
 SIGHTINGS: dict[str, _Type] = {  # of pictures
-    "key": _KEY, "item": _KEY, "origin": _KEY, "source": _KEY, "run": _KEY, "told": _TEXT, "vector": _NO_VECTOR,
+    "key": _KEY, "item": _KEY, "origin": _KEY, "source": _KEY, "run": _KEY, "told": _TEXT,
+    "vector": _NO_VECTOR,
 }  # fmt: skip
 
 
@@ -213,7 +215,8 @@ def _told(item: Item, row: Row, place: int) -> str:
         {
             "item": item.id, "title": item.title, "attributes": list(_pairs(item)), "source": row.source,
             "origin": row.origin, "sha256": row.sha256, "width": row.width, "height": row.height,
-            "box": None if row.box is None else list(row.box.corners), "score": row.score, "place": place,
+            "box": None if row.box is None else [float(corner) for corner in row.box.corners],
+            "score": row.score, "place": place,
             "caption": caption,
         }
     )  # fmt: skip
@@ -263,7 +266,7 @@ def _asked(item: Item, rows: Iterable[Row]) -> dict[str, dict[str, list[Any]]]:
             compared = (
                 text_in(value.casefold()) if isinstance(value, str) else int(value) if kind == "b" else value
             )
-            some = asked.setdefault(name, {}).setdefault(kind, [])
+            some = asked.setdefault(name, {PRESENT: [1]}).setdefault(kind, [])
             if compared not in some:
                 some.append(compared)
     except UnicodeEncodeError as error:

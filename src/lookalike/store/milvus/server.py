@@ -208,8 +208,14 @@ class Server:
 
     def _in_words(self, error: Exception, lost: bool) -> CatalogueError:
         place, said = self._address.place, str(getattr(error, "message", "") or error)
-        lowered = said.lower()
-        if "unauthenticated" in lowered or "auth check failure" in lowered or "permission" in lowered:
+        # pymilvus says of a refusal that it cannot connect, and what was refused in the error before.
+        lowered = f"{said} {error.__cause__ or ''}".lower()
+        if (
+            "unauthenticated" in lowered
+            or "auth check failure" in lowered
+            or "missing authorization" in lowered
+            or "permission" in lowered
+        ):
             return CatalogueError(
                 f"the Milvus server at {place} refuses the credentials",
                 "put user:password, or the API key, into the environment variable MILVUS_TOKEN",

@@ -15,11 +15,11 @@ import time
 from pathlib import Path
 
 import numpy as np
-from store import batches, clustered
 
 from lookalike.roles import View
 from lookalike.store.milvus import MilvusStore
 from lookalike.values import Floats
+from store import batches, clustered
 
 
 def main() -> None:
@@ -31,9 +31,8 @@ def main() -> None:
     parser.add_argument("--dim", type=int, default=512)
     parser.add_argument("--queries", type=int, default=30)
     options = parser.parse_args()
-    print(
-        f"{options.rows} synthetic rows of length {options.dim}, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}"
-    )
+    load = os.getloadavg()[0]
+    print(f"{options.rows} synthetic rows of length {options.dim}, {os.cpu_count()} cores, load {load:.1f}")
     vectors, asked = clustered(options.rows, options.queries, options.dim, 0)
     with tempfile.TemporaryDirectory() as folder:
         open_it = {"cache": Path(folder), "token": os.environ.get("MILVUS_TOKEN")}

@@ -26,7 +26,7 @@ from lookalike.settings import Settings
 from lookalike.store import LocalStore
 from lookalike.store.milvus import MilvusStore
 from lookalike.testing import ThumbnailEncoder
-from lookalike.values import Caption, Claim, Floats, Item, Row, unit
+from lookalike.values import Caption, Claim, Item, Row, unit
 
 milvus = pytest.importorskip("milvus")
 
@@ -45,6 +45,9 @@ class Running:
     def __init__(self, folder: Path) -> None:
         config = milvus.MilvusServerConfig(data_dir=str(folder))
         config.set("authorization_enabled", True)
+        config.set(
+            "common.session.ttl", 3
+        )  # seconds until a server that is started again replaces the killed one
         self._server = milvus.MilvusServer(config, wait_for_started=False)
         client, peer = (f"http://127.0.0.1:{free_port()}" for _ in range(2))  # it would take one fixed port
         (folder / "etcd.yaml").write_text(
@@ -184,18 +187,24 @@ def both(opener: Opener, tmp_path_factory: pytest.TempPathFactory) -> Iterator[t
         remote.close()
 
 
-def answers(store: Store, where: str | None, top: int) -> tuple[list[list[str]], Floats]:
+def answers(store: Store, where: str | None, top: int) -> list[dict[str, float]]:
+    """Of each query what it finds, with the scores, best first."""
     with store.view() as view:
         keys, scores = view.search(vectors(6, 9), top, where)
+        assert (np.diff(scores, axis=1) <= 0).all()
         return [
-            [f"{each.item.id} {each.source} {each.box}" for each in view.rows(some)] for some in keys
-        ], scores
+            {
+                f"{each.item.id} {each.source} {each.box}": score
+                for each, score in zip(view.rows(some), reached, strict=True)
+            }
+            for some, reached in zip(keys, scores.tolist(), strict=True)
+        ]
 
 
 def same_answers(one: Store, other: Store, where: str | None, top: int = 25) -> None:
-    ours, theirs = (answers(store, where, top) for store in (one, other))
-    assert ours[0] == theirs[0]
-    assert np.allclose(ours[1], theirs[1], atol=1e-5)
+    """The same regions with the same scores; what differs by rounding alone may change places."""
+    for ours, theirs in zip(*(answers(store, where, top) for store in (one, other)), strict=True):
+        assert ours == pytest.approx(theirs, abs=1e-5)
 
 
 def test_rows_come_back_as_they_were_written(both: tuple[Store, Store]) -> None:
@@ -264,7 +273,7 @@ REFUSED = ("matches beginnings only", "beyond 2^53", "no item has", "no believed
 
 
 @given(expressions)
-@settings(max_examples=120, deadline=None)
+@settings(max_examples=60, deadline=None)
 def test_filters_mean_what_the_oracle_says_or_are_refused(
     filtered: MilvusStore, expression: Expression
 ) -> None:
@@ -514,9 +523,11 @@ def test_a_writer_or_a_server_that_is_killed_loses_nothing(
         with opened_for_writing(opener, "killed") as store:
             ids = {found.item.id for found in store.scan()}
             assert ids >= {f"item-{n}" for n in range(acknowledged)}
-            again = many(20, first=acknowledged)  # what was under way, once more
+            again = many(
+                max(20, len(ids) - acknowledged), first=acknowledged
+            )  # what was under way, once more
             store.add(again, store.start_run())
-            acknowledged = max(len(ids), acknowledged + 20)
+            acknowledged += len(again)
             assert store.count().items == acknowledged
             assert list(store.check()) == []
             with store.view() as view:
@@ -591,7 +602,6 @@ def test_commands_and_python_work_with_an_address(server: Running, pictures: Pat
     query = pictures / "item-3" / "front.png"
     answer = run("search", query, "--in", address, "--regions", "whole", "--json", home=tmp_path)
     assert json.loads(answer.stdout)["hits"][0]["item"] == "item-3"
-    assert "sound" in run("verify", address, home=tmp_path).stdout
     assert "keeps files beside" in run("serve", address, home=tmp_path, check=1).stderr
     with pytest.raises(WrongEncoder):
         lookalike.open(address, Settings(encoder=ThumbnailEncoder(), token=TOKEN))

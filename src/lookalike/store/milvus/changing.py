@@ -8,7 +8,9 @@ be found by what was told of it before. The same call once more makes them whole
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
 from typing import Any, NamedTuple
 
@@ -33,6 +35,7 @@ from lookalike.values import Item, Row
 
 WHOLE = ("item", "picture", "content", "told", "meaning", "asked", "vector")
 _AT_ONCE = 500  # items that are removed together
+_SEALED_EVERY_S = 60.0
 
 
 class Collections(NamedTuple):
@@ -40,6 +43,7 @@ class Collections(NamedTuple):
 
     build: str
     sightings: str
+    facts: str
     staged: str | None
 
 
@@ -52,6 +56,8 @@ class Changes:
         self._dim = dim
         self._moment = server.moment()
         self._names: dict[str, dict[str, Any]] | None = None
+        self._unsealed = False
+        self._sealed = time.monotonic()
         self.revision = state.revision
 
     @property
@@ -128,7 +134,7 @@ class Changes:
                 after[id_] = Entry(entry.item, left)
             self._write(where, before, after, set(), 0)
         self._server.delete(where.sightings, sorted(pictures))  # of a removal that was broken off, too
-        self.wrote()
+        self.wrote(where)
         return removed
 
     def mark(self, where: Collections, origin: str, sources: Sequence[str], run: int) -> None:
@@ -136,11 +142,26 @@ class Changes:
         wanted = [key_of("source", origin, source) for source in sources]
         found = self._server.by(where.sightings, "source", wanted, fields, self._moment)
         self._server.upsert(where.sightings, [{**row, "run": run} for row in found if row["run"] < run])
-        self.wrote()
+        self.wrote(where)
 
-    def wrote(self) -> None:
-        """Something beside items was written: reading goes on from after it."""
+    def wrote(self, where: Collections) -> None:
+        """Something was written: reading goes on from after it, and now and then all is sealed."""
         self._moment = self._server.moment()
+        self._unsealed = True
+        if time.monotonic() - self._sealed > _SEALED_EVERY_S:
+            self.seal(where)
+
+    def seal(self, where: Collections) -> None:
+        """Have the server write out what it holds in memory and in its log.
+
+        It should come back from the log alone. Server 2.3.5 with more than 16 collections was seen to lose
+        rows that it had not written out when it was killed.
+        """
+        if self._unsealed:
+            with ThreadPoolExecutor() as pool:  # each takes a second or so
+                collections = (where.build, where.sightings, where.facts, where.staged)
+                list(pool.map(self._server.seal, filter(None, collections)))
+        self._unsealed, self._sealed = False, time.monotonic()
 
     def bump(self) -> None:
         """A revision in which no item changes: another build is in place."""
@@ -179,7 +200,7 @@ class Changes:
         self._server.delete(where.sightings, unseen)
         if changed or gone:
             self._end()
-        self.wrote()
+        self.wrote(where)
 
     def _begin(self, items: Sequence[int]) -> None:
         self.revision += 1 + self.revision % 2

@@ -75,14 +75,14 @@ class MilvusStore:
         self._graph_from = graph_from
         self._kept_s = kept_s
         self._server = Server(self._address, token)
-        self._facts = Facts(self._server, f"{self._name}__facts")
+        self._where = Collections("", f"{self._name}__pictures", f"{self._name}__facts", None)
+        self._facts = Facts(self._server, self._where.facts)
         folder = cache / hashlib.sha256(str(self._address).encode()).hexdigest()[:16]
         self._mirror = Mirror(folder, self._server, self._facts)
         self._writing = threading.RLock()
         self._changes: Changes | None = None
         self._lease: Lease | None = None
         self._viewed: list[tuple[str, State]] = []  # the builds and states of views that are open
-        self._where = Collections("", f"{self._name}__pictures", None)
         self.meta: MutableMapping[str, str] = Meta(self._present_facts, self._put_fact)
         try:
             self._open(dim, write, dict(meta or {}), lease_s)
@@ -99,7 +99,11 @@ class MilvusStore:
     def close(self) -> None:
         """Give the lease back and let go of the connection. Closing twice is allowed."""
         if self._lease is not None:
-            with suppress(CatalogueError):  # it ends by itself
+            with suppress(
+                CatalogueError
+            ):  # what is acknowledged is in the server's log; a lease ends by itself
+                if self._changes is not None:
+                    self._changes.seal(self._where)
                 self._lease.release()
             self._lease = None
         self._mirror.close()
@@ -307,7 +311,7 @@ class MilvusStore:
             raise CatalogueError(
                 f"{self._address} is no catalogue but another collection", "choose another name"
             )
-        for collection in (build, f"{self._name}__facts", self._where.sightings):
+        for collection in (build, self._where.facts, self._where.sightings):
             self._server.load(collection)
         state = self._facts.state(self._server.moment())
         if state.schema != SCHEMA:
@@ -324,7 +328,7 @@ class MilvusStore:
         if write:
             self._lease = Lease(self._facts, self._server.moment, str(self._address), lease_s)
             state = self._facts.state(self._server.moment())  # nobody else changes it from here on
-            self._where = Collections(self._build(), self._where.sightings, state.staged)
+            self._where = self._where._replace(build=self._build(), staged=state.staged)
             self._changes = Changes(
                 self._server, self._facts, state, int(state.facts[self._where.build]["dim"])
             )
@@ -344,6 +348,7 @@ class MilvusStore:
                 pool.submit(builds.create, self._server, build, dim, _FLAT),
             ):
                 made.result()
+        self._server.seal(self._where.facts)
         self._server.point(self._name, build)
         return build
 
@@ -376,6 +381,8 @@ class MilvusStore:
         self._facts.set_state(staged=staged or "")
         self._where = self._where._replace(build=build, staged=staged)
         changes.bump()
+        changes.wrote(self._where)
+        changes.seal(self._where)
         state = self._facts.state(self._server.moment())
         self._changes = Changes(self._server, self._facts, state, int(facts["dim"]))
 
@@ -418,7 +425,7 @@ class MilvusStore:
 
     def _changed(self) -> None:
         if self._changes is not None:
-            self._changes.wrote()
+            self._changes.wrote(self._where)
 
     def _stored(self, field: str, values: Sequence[int]) -> list[Stored]:
         """Rows picture by picture, each in the order of its regions."""

@@ -3,27 +3,82 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
 
 from lookalike.errors import CatalogueError
+from lookalike.store.database import fresh_epoch
 from lookalike.store.milvus.changing import WHOLE, Collections
-from lookalike.store.milvus.records import Stored, meaning_in, regions
+from lookalike.store.milvus.facts import Facts, State
+from lookalike.store.milvus.records import SIGHTINGS, Stored, meaning_in, regions
 from lookalike.store.milvus.server import Server
 from lookalike.store.table import halves
 from lookalike.values import Floats
 
-_INDEXES: dict[str, dict[str, Any]] = {  # by what the facts call them
-    "FLAT": {"index_type": "FLAT"},
-    "HNSW": {"index_type": "HNSW", "params": {"M": 32, "efConstruction": 120}},
+FLAT, GRAPH = "FLAT", "HNSW"  # what the facts call a build's index
+
+_INDEXES: dict[str, dict[str, Any]] = {
+    FLAT: {"index_type": "FLAT"},
+    GRAPH: {"index_type": "HNSW", "params": {"M": 32, "efConstruction": 120}},
 }
 _PATIENCE_S = 600.0  # without any progress of the server's
 
 
-def create(server: Server, build: str, dim: int, index: str) -> None:
-    server.create(build, regions(dim), _INDEXES[index])
+class Builds:
+    """The builds of one catalogue: made, and dropped when nobody reads them any more."""
+
+    def __init__(self, server: Server, facts: Facts, name: str, sightings: str) -> None:
+        self._server = server
+        self._facts = facts
+        self._name = name
+        self._sightings = sightings
+
+    def has(self, collection: str) -> bool:
+        """Whether this is one of them, by its name."""
+        return collection.startswith(f"{self._name}__b")
+
+    def create(self, dim: int, meta: Mapping[str, str], schema: int) -> str:
+        """Make the catalogue; -> its first build. The alias comes last: all is there from then on."""
+        build = self._name_one()
+        for collection in self._server.collections():  # of a creation that was broken off
+            if collection.startswith(f"{self._name}__"):
+                self._server.drop(collection)
+        facts = {"dim": str(dim), "index": FLAT, **meta}
+        with ThreadPoolExecutor() as pool:  # the server takes seconds for each
+            for made in (
+                pool.submit(self._facts.create, build, facts, schema),
+                pool.submit(self._server.create, self._sightings, SIGHTINGS, _INDEXES[FLAT]),
+                pool.submit(self._server.create, build, regions(dim), _INDEXES[FLAT]),
+            ):
+                made.result()
+        self._facts.seal()
+        self._server.point(self._name, build)
+        return build
+
+    def new(self, dim: int, index: str) -> str:
+        """An empty build beside the one in place."""
+        build = self._name_one()
+        self._server.create(build, regions(dim), _INDEXES[index])
+        self._facts.set_facts(build, {"dim": str(dim), "index": index})
+        return build
+
+    def sweep(self, state: State, where: Collections, kept_s: float) -> None:
+        """Drop builds that were switched away `kept_s` ago, and those whose making was broken off."""
+        kept = {where.build, where.staged}
+        kept |= {build for build, since in state.superseded.items() if time.time() - since < kept_s}
+        for collection in self._server.collections():
+            if self.has(collection) and collection not in kept:
+                self.drop(collection, state)
+
+    def drop(self, build: str, state: State) -> None:
+        self._server.drop(build)
+        self._facts.forget(build, state.facts.get(build, {}))
+
+    def _name_one(self) -> str:
+        return f"{self._name}__b{fresh_epoch()}"
 
 
 def copy(server: Server, build: str, to: str, moment: int) -> None:

@@ -20,9 +20,7 @@ import hashlib
 import json
 import sqlite3
 import threading
-import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Self
@@ -30,21 +28,20 @@ from typing import Self
 from lookalike.errors import CatalogueError, WrongEncoder
 from lookalike.store import table
 from lookalike.store.address import Address
-from lookalike.store.database import fresh_epoch
 from lookalike.store.milvus import builds
+from lookalike.store.milvus.builds import FLAT, GRAPH, Builds
 from lookalike.store.milvus.changing import Changes, Collections
 from lookalike.store.milvus.facts import LEASE_S, Facts, Lease, Meta, State
 from lookalike.store.milvus.mirror import Mirror
-from lookalike.store.milvus.records import SIGHTINGS, Stored, item_key, key_of
+from lookalike.store.milvus.records import Stored, item_key, key_of
 from lookalike.store.milvus.server import PAGE, Server
-from lookalike.store.milvus.view import GRAPH, MilvusView
+from lookalike.store.milvus.view import MilvusView
 from lookalike.values import Counts, Floats, Item, Keys, Row
 
 SCHEMA = 1
 GRAPH_FROM = 400_000  # regions; below, every row is compared: exact, and at 100,000 faster than the graph
 KEPT_S = 600.0  # how long a build that was switched away still answers the views that are on it
 
-_FLAT = "FLAT"
 _ROW = ("told", "meaning", "vector")
 
 
@@ -77,6 +74,7 @@ class MilvusStore:
         self._server = Server(self._address, token)
         self._where = Collections("", f"{self._name}__pictures", f"{self._name}__facts", None)
         self._facts = Facts(self._server, self._where.facts)
+        self._builds = Builds(self._server, self._facts, self._name, self._where.sightings)
         folder = cache / hashlib.sha256(str(self._address).encode()).hexdigest()[:16]
         self._mirror = Mirror(folder, self._server, self._facts)
         self._writing = threading.RLock()
@@ -230,7 +228,7 @@ class MilvusStore:
         """Keep another encoder's descriptors in a build of their own; kept by the server at return."""
         with self._write() as changes:
             if self._where.staged is None:
-                staged = self._new_build(vectors.shape[1], self._index_for())
+                staged = self._builds.new(vectors.shape[1], self._index_for())
                 self._facts.set_state(staged=staged)
                 self._where = self._where._replace(staged=staged)
             told = [int(key) for key in keys]
@@ -252,7 +250,7 @@ class MilvusStore:
             if (
                 self._where.staged is None
             ):  # without regions, nothing says how long descriptors are but `meta`
-                staged = self._new_build(int(facts["dim"]), _FLAT)
+                staged = self._builds.new(int(facts["dim"]), FLAT)
                 self._where = self._where._replace(staged=staged)
             else:
                 facts["dim"] = self._staged_facts()["dim"]
@@ -263,7 +261,7 @@ class MilvusStore:
     def discard_staged(self) -> None:
         with self._write():
             if self._where.staged is not None:
-                self._drop(self._where.staged)
+                self._builds.drop(self._where.staged, self._facts.state(self._moment()))
                 self._facts.set_state(staged="")
                 self._where = self._where._replace(staged=None)
                 self._changed()
@@ -279,7 +277,7 @@ class MilvusStore:
                 return False
             if self.meta["index"] != GRAPH:
                 facts = {**self._present_facts(), "index": GRAPH}
-                copied = self._new_build(self.dim, GRAPH)
+                copied = self._builds.new(self.dim, GRAPH)
                 builds.copy(self._server, self._where.build, copied, changes.moment)
                 builds.finish(self._server, copied, on_progress)
                 self._move(copied, facts, changes)
@@ -306,8 +304,8 @@ class MilvusStore:
                     f"there is no catalogue at {self._address}",
                     f"make one: lookalike index SOURCE --to {self._address}",
                 )
-            build = self._create(dim, meta)
-        elif not build.startswith(f"{self._name}__b"):
+            build = self._builds.create(dim, meta, SCHEMA)
+        elif not self._builds.has(build):
             raise CatalogueError(
                 f"{self._address} is no catalogue but another collection", "choose another name"
             )
@@ -332,44 +330,7 @@ class MilvusStore:
             self._changes = Changes(
                 self._server, self._facts, state, int(state.facts[self._where.build]["dim"])
             )
-            self._sweep(state)
-
-    def _create(self, dim: int, meta: dict[str, str]) -> str:
-        """The alias comes last: a catalogue is complete from the moment it is there."""
-        build = f"{self._name}__b{fresh_epoch()}"
-        for collection in self._server.collections():  # of a creation that was broken off
-            if collection.startswith(f"{self._name}__"):
-                self._server.drop(collection)
-        facts = {"dim": str(dim), "index": _FLAT, **meta}
-        with ThreadPoolExecutor() as pool:  # the server takes seconds for each
-            for made in (
-                pool.submit(self._facts.create, build, facts, SCHEMA),
-                pool.submit(self._server.create, self._where.sightings, SIGHTINGS, {"index_type": _FLAT}),
-                pool.submit(builds.create, self._server, build, dim, _FLAT),
-            ):
-                made.result()
-        self._server.seal(self._where.facts)
-        self._server.point(self._name, build)
-        return build
-
-    def _sweep(self, state: State) -> None:
-        """Drop builds that nobody reads any more, and those whose making was broken off."""
-        kept = {self._where.build, self._where.staged}
-        kept |= {b for b, since in state.superseded.items() if time.time() - since < self._kept_s}
-        for collection in self._server.collections():
-            if collection.startswith(f"{self._name}__b") and collection not in kept:
-                self._drop(collection, state)
-
-    def _drop(self, build: str, state: State | None = None) -> None:
-        state = state or self._facts.state(self._moment())
-        self._server.drop(build)
-        self._facts.forget(build, state.facts.get(build, {}))
-
-    def _new_build(self, dim: int, index: str) -> str:
-        build = f"{self._name}__b{fresh_epoch()}"
-        builds.create(self._server, build, dim, index)
-        self._facts.set_facts(build, {"dim": str(dim), "index": index})
-        return build
+            self._builds.sweep(state, self._where, self._kept_s)
 
     def _move(self, build: str, facts: Mapping[str, str], changes: Changes) -> None:
         """Make a build the catalogue's. Its facts are there before it is."""
@@ -401,7 +362,7 @@ class MilvusStore:
 
     def _index_for(self) -> str:
         size = self._server.count(self._where.build, "", self._moment())
-        return GRAPH if size >= max(1, self._graph_from) else _FLAT
+        return GRAPH if size >= max(1, self._graph_from) else FLAT
 
     def _present_facts(self) -> dict[str, str]:
         """Those of the build in place; within a `with view()` block those that the newest view saw."""

@@ -11,13 +11,13 @@ import numpy as np
 from lookalike.errors import BadInput, CatalogueError
 from lookalike.store import filters, grammar, table, words
 from lookalike.store.milvus import expressions
+from lookalike.store.milvus.builds import GRAPH
 from lookalike.store.milvus.facts import Facts, State
 from lookalike.store.milvus.mirror import Mirror
 from lookalike.store.milvus.records import KINDS, Stored, meaning_of
 from lookalike.store.milvus.server import MOST_FOUND, Server
 from lookalike.values import Facet, Floats, Keys, Row
 
-GRAPH = "HNSW"
 FETCHED = 10_000  # rows that pass a filter, up to which they are fetched and compared here where a graph errs
 
 _BREADTH = 1024  # HNSW's ef at least

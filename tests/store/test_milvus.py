@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,10 @@ from lookalike.errors import BadInput, CatalogueBusy, CatalogueError, WrongEncod
 from lookalike.roles import Store
 from lookalike.settings import Settings
 from lookalike.store import LocalStore
+from lookalike.store.address import Address
 from lookalike.store.milvus import MilvusStore
+from lookalike.store.milvus.facts import Facts
+from lookalike.store.milvus.server import Server
 from lookalike.testing import ThumbnailEncoder
 from lookalike.values import Caption, Claim, Item, Row, unit
 
@@ -417,9 +421,7 @@ def test_a_switch_reaches_readers_at_their_next_view(opener: Opener) -> None:
     with opener("switched", write=True, kept_s=0) as again:  # drops the former build
         again.add([row("one", vector=unit(np.ones((1, 4)))[0])], 1)
         again.discard_staged()
-        with pytest.raises(CatalogueError), reader.view() as view:
-            replaced = view._build
-            assert replaced != before._build
+        with pytest.raises(CatalogueError):
             before.vectors(keys[:3])
 
 
@@ -536,13 +538,16 @@ def test_a_writer_or_a_server_that_is_killed_loses_nothing(
                 assert hits == [each.item.id for each in again]
 
 
-def test_a_write_that_was_broken_off_is_healed_by_the_next(opener: Opener) -> None:
+def test_a_write_that_was_broken_off_is_healed_by_the_next(server: Running, opener: Opener) -> None:
     with opener("torn", DIM, write=True) as store:
         store.add(many(3), 1)
         with store.view() as view:
             settled = view.version
-        # What a kill between the first row and the last leaves: an odd revision, and one row of two.
-        store._facts.begin(store._changes.revision + 1, [1])  # type: ignore[union-attr]
+    # What a kill between the first row and the last leaves: an odd revision.
+    address = Address.parse(f"milvus://127.0.0.1:{server.port}/torn")
+    with closing(Server(address, TOKEN)) as connection:
+        facts = Facts(connection, "torn__facts")
+        facts.begin(facts.state(connection.moment()).revision + 1, [1])
     with opener("torn") as reader:
         assert "broken off" in next(reader.check())
         with reader.view() as first, reader.view() as second:
@@ -593,7 +598,10 @@ def run(*arguments: object, home: Path, check: int = 0) -> Any:
     return done
 
 
-def test_commands_and_python_work_with_an_address(server: Running, pictures: Path, tmp_path: Path) -> None:
+def test_commands_and_python_work_with_an_address(
+    server: Running, pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))  # where the cache is
     address = f"milvus://127.0.0.1:{server.port}/commands"
     indexed = run(
         "index", pictures, "--to", address, "--encoder", "colour-histogram", "--json", home=tmp_path

@@ -247,16 +247,10 @@ class MilvusStore:
                     f"{missing} regions have no new descriptor yet", "run the same command again"
                 )
             facts = {**self._present_facts(), **meta}
-            if (
-                self._where.staged is None
-            ):  # without regions, nothing says how long descriptors are but `meta`
-                staged = self._builds.new(int(facts["dim"]), FLAT)
-                self._where = self._where._replace(staged=staged)
-            else:
-                facts["dim"] = self._staged_facts()["dim"]
-            assert self._where.staged is not None
-            facts["index"] = self._staged_facts()["index"]
-            self._move(self._where.staged, facts, changes)
+            # Without regions, nothing says how long descriptors are but `meta`.
+            staged = self._where.staged or self._builds.new(int(facts["dim"]), FLAT)
+            told = self._facts.state(self._server.moment()).facts[staged]
+            self._move(staged, {**facts, "dim": told["dim"], "index": told["index"]}, changes)
 
     def discard_staged(self) -> None:
         with self._write():
@@ -356,9 +350,6 @@ class MilvusStore:
 
     def _staged(self) -> str | None:
         return self._where.staged or self._facts.state(self._moment()).staged
-
-    def _staged_facts(self) -> Mapping[str, str]:
-        return self._facts.state(self._server.moment()).facts[self._where.staged or ""]
 
     def _index_for(self) -> str:
         size = self._server.count(self._where.build, "", self._moment())

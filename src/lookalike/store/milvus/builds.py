@@ -54,7 +54,6 @@ class Builds:
                 pool.submit(self._server.create, build, regions(dim), _INDEXES[FLAT]),
             ):
                 made.result()
-        self._facts.seal()
         self._server.point(self._name, build)
         return build
 

@@ -55,9 +55,6 @@ class Facts:
         self.set_facts(build, facts)
         self.set_state(born=token_hex(8), revision=0, run=0, schema=schema)
 
-    def seal(self) -> None:
-        self._server.seal(self._collection)
-
     def state(self, moment: int) -> State:
         """CatalogueError where these rows are not those of a catalogue."""
         facts: dict[str, dict[str, str]] = {}

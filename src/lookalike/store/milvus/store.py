@@ -9,8 +9,7 @@ What is weaker here than in a folder, for Milvus has no transactions:
 - A batch is not all or nothing for readers, nor for a writer that is killed: see `changing`. What `add`
   acknowledged is never lost by that, and the same call again makes the items whole.
 - One writer is held by a lease that is renewed, not by a lock: see `facts.Lease`.
-- Keys are hashes and do not grow: equal scores stand in another order than in a folder, and rows are not
-  told in the order in which they came.
+- Keys are hashes and do not grow: equal scores, and rows that are told, stand in another order.
 - `snapshot` is not offered, and what a catalogue takes on disk is not known: the server does not say it.
 """
 
@@ -292,7 +291,7 @@ class MilvusStore:
 
     def _open(self, dim: int | None, write: bool, meta: dict[str, str], lease_s: float) -> None:
         build = self._server.collection_of(self._name)
-        if build is None:
+        if made := build is None:
             if not (write and dim is not None):
                 raise CatalogueError(
                     f"there is no catalogue at {self._address}",
@@ -325,6 +324,8 @@ class MilvusStore:
                 self._server, self._facts, state, int(state.facts[self._where.build]["dim"])
             )
             self._builds.sweep(state, self._where, self._kept_s)
+            if made:
+                self._changed()
 
     def _move(self, build: str, facts: Mapping[str, str], changes: Changes) -> None:
         """Make a build the catalogue's. Its facts are there before it is."""

@@ -36,7 +36,7 @@ $(VENV)/.installed: pyproject.toml
 
 $(VENV)/.installed-dev: $(VENV)/.installed
 	$(BIN)/pip install --quiet --disable-pip-version-check $(TORCH)
-	$(BIN)/pip install --quiet --disable-pip-version-check -e '.[dev,hub,export,parquet,objects,heic,report,geometric,train,captions,serve,ray]'
+	$(BIN)/pip install --quiet --disable-pip-version-check -e '.[dev,hub,export,parquet,objects,heic,report,geometric,train,captions,serve,ray,milvus]'
 	$(BIN)/lookalike models pull minilm  # compact's text tower
 	touch $@
 

@@ -82,9 +82,15 @@ class Captioner(Protocol):
 class View(Protocol):
     """A store at one moment: what is written meanwhile does not show. Q queries, N stored regions."""
 
-    size: int  # N
-    keys: Keys  # (N,) of all regions, ascending
     version: str  # of this moment: another one when anything that is searched or told came, went or changed
+
+    @property
+    def size(self) -> int:
+        """N."""
+
+    @property
+    def keys(self) -> Keys:
+        """(N,) of all regions, ascending."""
 
     def search(
         self, vectors: Floats, top: int, where: str | None = None, exact: bool = False

@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from lookalike import objects, weights
 from lookalike.catalogue import Catalogue, captioned
 from lookalike.errors import BadInput, CatalogueError, MissingExtra, WeightsError, unknown_name
 from lookalike.indexing import Parts
 from lookalike.roles import Captioner, Encoder, RegionFinder, Reranker
-from lookalike.store import Build, LocalStore
+from lookalike.store import Build, LocalStore, is_address
 from lookalike.values import REGIMES, TOLD_GALLERY
+
+if TYPE_CHECKING:
+    from lookalike.store.milvus import MilvusStore
 
 ENCODERS = {
     "efficientnet-lite2": "lookalike.encoders:EfficientNet",
@@ -62,23 +67,25 @@ class Settings:
     regime: str | None = (
         None  # of `values.REGIMES`: where captions take part; "train" for an encoder trained with them
     )
+    token: str | None = field(default=None, repr=False)  # of a Milvus server: USER:PASSWORD, or an API key
 
 
 def open_catalogue(folder: Path | str, settings: Settings | None = None, create: bool = True) -> Catalogue:
     """Open a catalogue, made when absent (unless `create` is False).
 
+    `folder` is a folder's path, or "milvus://HOST:PORT/NAME" for one in a Milvus server (extra `milvus`).
     Raises WrongEncoder when it was built by another encoder than the settings name.
     """
     settings = settings or Settings()
     encoder: Encoder | None = None
-    if not store_exists(folder):
+    if not store_exists(folder, settings.token):
         if not create:
             raise CatalogueError(
                 f"there is no catalogue at {folder}", f"make one: lookalike index PICTURES --to {folder}"
             )
         encoder, _, facts = _new_parts(settings, {})
-        make_store(folder, facts)
-    store = open_store(folder)
+        make_store(folder, facts, token=settings.token)
+    store = open_store(folder, token=settings.token)
     try:
         encoder = encoder or open_encoder(settings.encoder or store.meta["encoder"])
         regions = open_regions(settings.regions or store.meta["regions"], encoder)
@@ -94,7 +101,7 @@ def open_catalogue(folder: Path | str, settings: Settings | None = None, create:
             )
         return Catalogue(
             store,
-            open_writer=lambda: open_store(folder, write=True),
+            open_writer=lambda: open_store(folder, write=True, token=settings.token),
             encoder=encoder,
             gallery_regions=regions,
             query_regions=open_regions(settings.query_regions or DEFAULT_QUERY_REGIONS, encoder),
@@ -105,9 +112,11 @@ def open_catalogue(folder: Path | str, settings: Settings | None = None, create:
         raise
 
 
-def store_exists(place: Path | str) -> bool:
+def store_exists(place: Path | str, token: str | None = None) -> bool:
     """Whether a catalogue is there; BadInput where a build is, or may be: nothing searches those."""
-    if objects.is_uri(place) or (not LocalStore.exists(Path(place)) and Build.exists(str(place))):
+    if is_address(place):
+        return _milvus().exists(str(place), token)
+    if _holds_build(place):
         raise BadInput(
             f"{place} is a build, or a place for one: rows in fragments, which nothing searches or changes",
             f"copy it first: lookalike copy {place} FOLDER",
@@ -115,26 +124,66 @@ def store_exists(place: Path | str) -> bool:
     return LocalStore.exists(Path(place))
 
 
-def open_store(place: Path | str, write: bool = False) -> LocalStore:
-    """The store of a catalogue that is there."""
+def open_store(place: Path | str, write: bool = False, token: str | None = None) -> LocalStore | MilvusStore:
+    """The store of a catalogue that is there, in a folder or in a Milvus server."""
+    if is_address(place):
+        return _milvus()(str(place), cache=_mirrors(), token=token, write=write)
     return LocalStore(Path(place), write=write)
 
 
-def make_store(place: Path | str, facts: Mapping[str, str], epoch: str | None = None) -> None:
+def make_store(
+    place: Path | str, facts: Mapping[str, str], epoch: str | None = None, token: str | None = None
+) -> None:
     """Make an empty catalogue with the facts that say whose descriptors it is for, their length `dim` too.
 
-    `epoch` is given where it is filled with what others are filled with, too, see `Build.epoch`.
+    `epoch` is given where a folder is filled with what others are filled with, too, see `Build.epoch`.
     """
-    told = {fact: facts[fact] for fact in ("encoder", "fingerprint", "regions", "regime")}
+    told, dim = (
+        {fact: facts[fact] for fact in ("encoder", "fingerprint", "regions", "regime")},
+        int(facts["dim"]),
+    )
+    if is_address(place):
+        _milvus()(str(place), cache=_mirrors(), token=token, dim=dim, write=True, meta=told).close()
+        return
     told |= {} if epoch is None else {"epoch": epoch}
-    LocalStore(Path(place), dim=int(facts["dim"]), write=True, meta=told).close()
+    LocalStore(Path(place), dim=dim, write=True, meta=told).close()
+
+
+def files_of(place: Path | str) -> Path:
+    """The folder for files beside a catalogue: its own; for one in a server a folder of the cache, made."""
+    if not is_address(place):
+        return Path(place)
+    folder = _mirrors() / "files" / re.sub(r"[^\w.-]", "_", str(place).partition("://")[2])
+    with suppress(OSError):  # then nothing is kept
+        folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+def _milvus() -> type[MilvusStore]:
+    from lookalike.store.milvus import MilvusStore
+
+    return MilvusStore
+
+
+def _mirrors() -> Path:
+    """Where what can be derived of catalogues in servers is kept."""
+    return weights.default_folder() / "milvus"
 
 
 def open_build(place: Path | str) -> Build | None:
     """The build at a URI or in a folder; None for a folder without one."""
-    if objects.is_uri(place) or (not LocalStore.exists(Path(place)) and Build.exists(str(place))):
-        return Build.open(str(place))
-    return None
+    return Build.open(str(place)) if _holds_build(place) else None
+
+
+def for_builds(place: Path | str) -> bool:
+    """Whether nothing but a build can be at a place: a URI that is no address of a catalogue."""
+    return objects.is_uri(place) and not is_address(place)
+
+
+def _holds_build(place: Path | str) -> bool:
+    if for_builds(place):
+        return True
+    return not is_address(place) and not LocalStore.exists(Path(place)) and Build.exists(str(place))
 
 
 def parts_of_build(

@@ -13,7 +13,7 @@ from making import DIM, row
 
 from lookalike.errors import BadInput
 from lookalike.store import LocalStore
-from lookalike.store.filters import parse
+from lookalike.store.grammar import read
 from lookalike.values import AttributeValue, Caption, Claim, Item
 
 ITEMS = [
@@ -316,7 +316,7 @@ def test_what_cannot_be_used_is_explained(store: LocalStore, where: str, message
 @settings(max_examples=300, deadline=None)
 def test_any_text_is_read_or_refused(where: str) -> None:
     try:
-        parse(where)
+        read(where)
     except BadInput as error:
         assert "\n" not in str(error)
 

@@ -24,6 +24,7 @@ from lookalike.cli.captioning import (
 )
 from lookalike.cli.measuring import DatasetArgument, SplitOption, made
 from lookalike.cli.output import EncoderOption, JsonOption, bars, print_json, say
+from lookalike.cli.targets import opened
 
 if TYPE_CHECKING:
     from lookalike.captions import Writing
@@ -84,7 +85,7 @@ def captions(
     cache: CacheOption = None,
     key_file: KeyOption = None,
     catalogue: Annotated[
-        Path | None,
+        str | None,
         typer.Option(
             "--in", metavar="CATALOGUE", help="Search it with user photos too, to time captions there."
         ),
@@ -198,14 +199,13 @@ def _asks_models(captioner: str) -> bool:
 
 
 def _delays(
-    folder: Path, captioner: Captioner, sample: Sample, how: Conditions, on_progress: Progress
+    place: str, captioner: Captioner, sample: Sample, how: Conditions, on_progress: Progress
 ) -> Delays:
     """The sample's user photos searched in a catalogue, without and with new captions."""
     from lookalike.datasets import Side
     from lookalike.evaluation.captioning.delay import Photo, measure
-    from lookalike.settings import open_catalogue
 
-    with open_catalogue(folder, create=False) as catalogue:
+    with opened(place) as catalogue:
         known = {row.item.id for row in catalogue.store.scan()}
         photos = [
             Photo(Path(each.source), each.box, frozenset({each.identity}) if each.identity in known else None)

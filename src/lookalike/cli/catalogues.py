@@ -19,6 +19,7 @@ from lookalike.cli.captioning import (
     plain_asking,
 )
 from lookalike.cli.output import EncoderOption, JsonOption, OnProgress, bar, print_json, printable, say
+from lookalike.cli.targets import CatalogueArgument, opened, token
 from lookalike.errors import BadInput, LookalikeError
 
 if TYPE_CHECKING:  # loaded by the commands that need them: `--help` answers at once
@@ -26,8 +27,6 @@ if TYPE_CHECKING:  # loaded by the commands that need them: `--help` answers at 
     from lookalike.jobs import Asked, Workers
     from lookalike.roles import Captioner
     from lookalike.settings import Settings
-
-CatalogueArgument = Annotated[str, typer.Argument(metavar="CATALOGUE", help="The catalogue's folder.")]
 
 
 def index(
@@ -72,19 +71,18 @@ def index(
     as_json: JsonOption = False,
 ) -> None:
     """Add pictures to a catalogue. Killed or stopped, run it again: what is stored is not encoded twice."""
-    from lookalike import objects
-    from lookalike.settings import Settings
+    from lookalike.settings import Settings, for_builds
 
-    if on is not None and not objects.is_uri(to):
+    if on is not None and not for_builds(to):
         raise BadInput(
             f"{to}: a cluster fills a build", "give --to s3://BUCKET/FOLDER or file:///SHARED/FOLDER"
         )
     if on is not None and key_file is not None:
         raise BadInput("keys are not sent to a cluster", "set LOOKALIKE_API_KEY where its workers run")
-    if prune and objects.is_uri(to):
+    if prune and for_builds(to):
         raise BadInput("a build is of one listing: nothing vanishes", "leave out --prune")
     asking = plain_asking(captions, vlm, llm, strategy, key_file)
-    settings = Settings(encoder=encoder, regions=regions, regime=regime)
+    settings = Settings(encoder=encoder, regions=regions, regime=regime, token=token())
     with (
         captioner_of(captions, asking, ready=on is None) if captions else nullcontext() as captioner,
         bar("indexing") as on_progress,
@@ -95,7 +93,7 @@ def index(
             size = Workers(workers, worker_cpus, worker_gpus)
             asked = Asked(captions, asking) if captions else None
             report = _build_on(on, size, to, sources, settings, captioner, asked, on_progress)
-        elif objects.is_uri(to):
+        elif for_builds(to):
             report = _build(to, sources, settings, captioner, on_progress)
         else:
             report = _add(to, sources, settings, captioner, on_progress, prune)
@@ -174,8 +172,9 @@ def _build_on(
 
 
 def info(
-    catalogue_folder: Annotated[
-        str, typer.Argument(metavar="CATALOGUE|URI", help="A catalogue's folder, or a build.")
+    place: Annotated[
+        str,
+        typer.Argument(metavar="CATALOGUE|URI", help="A folder, milvus://HOST:PORT/NAME, or a build."),
     ],
     near_duplicates: Annotated[
         bool,
@@ -185,13 +184,13 @@ def info(
 ) -> None:
     """What a catalogue or a build holds and which encoder made it."""
     from lookalike import upkeep
-    from lookalike.settings import open_build, open_catalogue
+    from lookalike.settings import open_build
 
     pairs = None
-    if not near_duplicates and (build := open_build(catalogue_folder)):
+    if not near_duplicates and (build := open_build(place)):
         facts = build.info()
     else:
-        with open_catalogue(catalogue_folder, create=False) as catalogue:
+        with opened(place) as catalogue:
             facts = upkeep.info(catalogue)
             pairs = list(upkeep.near_duplicates(catalogue)) if near_duplicates else None
     if as_json:
@@ -208,12 +207,11 @@ def info(
         )
 
 
-def verify(catalogue_folder: CatalogueArgument, as_json: JsonOption = False) -> None:
+def verify(place: CatalogueArgument, as_json: JsonOption = False) -> None:
     """Check a catalogue: the table, every descriptor, and the index against exact search."""
     from lookalike import upkeep
-    from lookalike.settings import open_catalogue
 
-    with open_catalogue(catalogue_folder, create=False) as catalogue:
+    with opened(place) as catalogue:
         found = upkeep.verify(catalogue)
     if as_json:
         print_json(
@@ -237,30 +235,28 @@ def verify(catalogue_folder: CatalogueArgument, as_json: JsonOption = False) -> 
 
 
 def export(
-    catalogue_folder: CatalogueArgument,
+    place: CatalogueArgument,
     out: Annotated[Path, typer.Option("--out", metavar="FILE", help="A .jsonl, .csv or .parquet file.")],
 ) -> None:
     """Write a catalogue's items and regions as a table that `index` reads."""
     from lookalike import upkeep
-    from lookalike.settings import open_catalogue
 
-    with open_catalogue(catalogue_folder, create=False) as catalogue:
+    with opened(place) as catalogue:
         say(f"{upkeep.export(catalogue, out):,} regions written to {out}")
 
 
 def remove(
-    catalogue_folder: CatalogueArgument,
+    place: CatalogueArgument,
     items: Annotated[list[str], typer.Argument(metavar="ITEM...", help="Ids of items.")],
 ) -> None:
     """Remove items with all their pictures from a catalogue. The picture files stay."""
-    from lookalike.settings import open_catalogue
 
-    with open_catalogue(catalogue_folder, create=False) as catalogue:
+    with opened(place) as catalogue:
         say(f"{catalogue.remove(items):,} pictures removed")
 
 
 def reindex(
-    catalogue_folder: CatalogueArgument,
+    place: CatalogueArgument,
     encoder: EncoderOption = None,
     regime: RegimeOption = None,
     prune: Annotated[
@@ -269,19 +265,19 @@ def reindex(
 ) -> None:
     """Encode a catalogue anew, with another encoder or in another regime, and switch to it in one step."""
     from lookalike import upkeep
-    from lookalike.settings import open_catalogue, open_encoder, regime_for
+    from lookalike.settings import open_encoder, regime_for
 
     if encoder is None and regime is None:
         raise BadInput("nothing to change", "give --encoder NAME, or --regime NAME, or both")
-    with open_catalogue(catalogue_folder, create=False) as catalogue, bar("encoding") as on_progress:
+    with opened(place) as catalogue, bar("encoding") as on_progress:
         new = open_encoder(encoder) if encoder else catalogue.encoder
         lost = upkeep.reindex(catalogue, new, regime_for(new, regime, catalogue.regime), prune, on_progress)
-    with open_catalogue(catalogue_folder, create=False) as renewed, renewed.open_writer() as store:
+    with opened(place) as renewed, renewed.open_writer() as store:
         renewed.calibrate(store)
         switched = f"{renewed.encoder.name}, regime {renewed.regime}"
     for skipped in lost:
         say(f"removed {skipped.source}: {skipped.error}")
-    say(f"{catalogue_folder} is now searched with {switched}")
+    say(f"{place} is now searched with {switched}")
 
 
 def demo(

@@ -8,10 +8,13 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from lookalike.cli.output import JsonOption, bars, print_json, say
+from lookalike.cli.targets import opened, token
 from lookalike.errors import BadInput, LookalikeError
 
 if TYPE_CHECKING:  # loaded by the command: `--help` answers at once
     from lookalike.copying import Copied
+    from lookalike.roles import Store
+    from lookalike.store import Build
 
 
 def copy(
@@ -25,9 +28,9 @@ def copy(
     as_json: JsonOption = False,
 ) -> None:
     """Copy a catalogue or a build, and check that the copy answers the same. Killed, run it again."""
-    from lookalike import objects
+    from lookalike.settings import for_builds
 
-    if objects.is_uri(target):
+    if for_builds(target):
         copied, calibrated = _to_build(source, target), None
     else:
         copied, calibrated = _to_catalogue(source, target)
@@ -63,7 +66,7 @@ def _to_build(source: str, target: str) -> Copied:
 
     if open_build(source) is not None:
         raise BadInput(f"{source} is a build already", "its files can be copied as they are")
-    with open_store(source) as store, bars() as stage:
+    with open_store(source, token=token()) as store, bars() as stage:
         return copying.to_build(store, target, stage("copying"))
 
 
@@ -75,13 +78,16 @@ def _to_catalogue(source: str, target: str) -> tuple[Copied, str | None]:
     from lookalike.settings import make_store, open_build, open_store, store_exists
 
     with ExitStack() as stack:
-        build = open_build(source)
-        if build is not None:
+        given: Store | Build
+        if (build := open_build(source)) is not None:
             build.check_finished()
-        given = build or stack.enter_context(open_store(source))
-        if not store_exists(target):
-            make_store(target, copying.facts_of(given), build.epoch if build else None)
-        with open_store(target, write=True) as store, bars() as stage:
+            given = build
+        else:
+            given = open_store(source, token=token())
+            stack.callback(given.close)
+        if not store_exists(target, token()):
+            make_store(target, copying.facts_of(given), build.epoch if build else None, token())
+        with open_store(target, write=True, token=token()) as store, bars() as stage:
             copied = copying.to_store(given, store, stage("copying"))
             known = "calibrated_at" in store.meta
     return copied, None if known or copied.differences else _calibrate(target)
@@ -90,10 +96,9 @@ def _to_catalogue(source: str, target: str) -> tuple[Copied, str | None]:
 def _calibrate(target: str) -> str | None:
     """Set from where on an answer is trusted, as after indexing; -> why not, where that cannot be."""
     from lookalike import copying
-    from lookalike.settings import open_catalogue
 
     try:
-        with open_catalogue(target, create=False) as catalogue, catalogue.open_writer() as store:
+        with opened(target) as catalogue, catalogue.open_writer() as store:
             if not copying.pictures_readable(store):
                 return "not calibrated: its pictures cannot be read from here"
             catalogue.calibrate(store)

@@ -20,17 +20,16 @@ from lookalike.cli.captioning import (
     plain_asking,
 )
 from lookalike.cli.output import JsonOption, print_json, printable, say
+from lookalike.cli.targets import InOption, opened
 from lookalike.errors import BadInput
 
 if TYPE_CHECKING:  # loaded by the command: `--help` answers at once
     from lookalike.refining import Refinement
     from lookalike.values import Hit, Hits
 
-InOption = Annotated[str, typer.Option("--in", metavar="CATALOGUE", help="The catalogue to search.")]
-
 
 def search(
-    catalogue_folder: InOption,
+    searched: InOption,
     pictures: Annotated[
         list[Path] | None, typer.Argument(metavar="[PICTURE...]", help="Views of one object.")
     ] = None,
@@ -71,11 +70,9 @@ def search(
 ) -> None:
     """Find the items of a catalogue that a picture, or words, or both, ask for."""
     from lookalike.refining import refined
-    from lookalike.settings import Settings, open_catalogue
     from lookalike.values import Box
 
-    settings = Settings(query_regions=regions, rerank=rerank)
-    with open_catalogue(catalogue_folder, settings, create=False) as catalogue:
+    with opened(searched, query_regions=regions, rerank=rerank) as catalogue:
         asked = [str(picture) for picture in pictures or []]
         place = Box.parse(box) if box else None
         refinement = None

@@ -17,6 +17,7 @@ import typer
 
 from lookalike.cli.captioning import CAPTIONER, KeyOption, LlmOption, StrategyOption, VlmOption, plain_asking
 from lookalike.cli.output import say
+from lookalike.cli.targets import CatalogueArgument, opened, token
 from lookalike.errors import BadInput, MissingExtra
 
 if TYPE_CHECKING:  # loaded by the command: `--help` answers at once
@@ -29,7 +30,7 @@ _HOSTS = ("127.0.0.1", "localhost", "[::1]")
 
 
 def serve(
-    named: Annotated[str, typer.Argument(metavar="CATALOGUE", help="What to serve.")],
+    place: CatalogueArgument,
     host: Annotated[str, typer.Option("--host", help="The address to listen on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option("--port", min=0, max=65535, help="0: any that is free.")] = 8080,
     new_key: Annotated[
@@ -97,23 +98,31 @@ def serve(
         from uvicorn.supervisors import Multiprocess
     except ImportError:
         raise MissingExtra("a service", "serve") from None
-    from lookalike.settings import store_exists
+    from lookalike.settings import files_of, store_exists
+    from lookalike.store import is_address
 
-    store_exists(named)  # a build is refused
-    catalogue = Path(named)
+    if is_address(place) and (new_key or keys or remove_key) and keys_file is None:
+        raise BadInput("keys are kept in a file, and a server has none", "name one: --keys-file FILE")
     if new_key or keys or remove_key:
-        _of_keys(catalogue, keys_file, new_key, keys, remove_key)
+        _of_keys(Path(place), keys_file, new_key, keys, remove_key)
         return
+    if is_address(place) and not read_only:
+        raise BadInput(
+            "a catalogue in a server is served without writing to it",
+            "add --read-only; lookalike index writes",
+        )
+    store_exists(place, token())  # a build is refused
+    catalogue = files_of(place)
     from lookalike.server.access import Access, Keys
     from lookalike.server.connections import Connection
-    from lookalike.settings import Settings, open_captioner, open_catalogue
+    from lookalike.settings import open_captioner
 
     # What the service will open is opened once here, so that what is wrong is said before it starts.
     asking = [vlm, llm, strategy, None if key_file is None else str(key_file)]
-    with open_catalogue(catalogue, Settings(query_regions=regions, rerank=rerank), create=False) as opened:
+    with opened(place, query_regions=regions, rerank=rerank) as served:
         if captions is not None:
             open_captioner(captions, _asking(captions, asking))
-            opened.check_query_captions()
+            served.check_query_captions()
     kept = Keys(catalogue, keys_file)
     Access(kept, private, per_minute, proxy or [])
     if private and open_:
@@ -122,10 +131,10 @@ def serve(
         elsewhere = f" --keys-file {keys_file}" if keys_file else ""
         raise BadInput(
             f"{host} can be reached by others, and there are no keys",
-            f"make one: lookalike serve {catalogue}{elsewhere} --new-key search; or say --open",
+            f"make one: lookalike serve {place}{elsewhere} --new-key search; or say --open",
         )
     told = {
-        "folder": str(catalogue), "keys": None if keys_file is None else str(keys_file),
+        "catalogue": place, "folder": str(catalogue), "keys": None if keys_file is None else str(keys_file),
         "read_only": read_only, "query_regions": regions, "rerank": rerank, "captions": captions,
         "asking": asking, "deadline_s": deadline,
         "searching_needs_key": private or not (open_ or _loopback(host)), "per_minute": per_minute,
@@ -140,8 +149,8 @@ def serve(
         h11_max_incomplete_event_size=32 * 1024, timeout_keep_alive=10, timeout_graceful_shutdown=30,
     )  # fmt: skip
     with _listening(host, port) as listening:
-        place = f"[{host}]" if ":" in host else host
-        say(f"http://{place}:{listening.getsockname()[1]}/  (API: /docs)")
+        shown = f"[{host}]" if ":" in host else host
+        say(f"http://{shown}:{listening.getsockname()[1]}/  (API: /docs)")
         if workers > 1:
             with TemporaryDirectory(prefix="lookalike-") as shared:
                 os.environ[_CONFIG] = json.dumps({**told, "counted_in": str(Path(shared) / "rates.sqlite")})
@@ -169,7 +178,8 @@ def app_of_worker() -> FastAPI:
     told |= {"metrics": tuple(metrics)} if metrics else {}
     keys = told["keys"] and Path(told["keys"])
     told |= {"counted_in": Path(told["counted_in"])} if "counted_in" in told else {}
-    return create_app(Config(**{**told, "folder": Path(told["folder"]), "keys": keys}))
+    told |= {"folder": Path(told["folder"]), "keys": keys, "token": token()}
+    return create_app(Config(**told))
 
 
 def _asking(captions: str, told: Sequence[str | None]) -> Asking:

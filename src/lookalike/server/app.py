@@ -25,8 +25,7 @@ from lookalike.server.problems import RESPONSES, handle
 from lookalike.server.running import Runner
 from lookalike.server.service import Service
 from lookalike.server.watch import Watch, Watched, serve_metrics
-from lookalike.settings import Asking, Settings, open_captioner, open_catalogue, open_encoder
-from lookalike.store import LocalStore
+from lookalike.settings import Asking, Settings, open_captioner, open_catalogue, open_encoder, open_store
 from lookalike.values import Picture, Region
 
 ABOUT = "Find the same product in a catalogue from a photo, from words, or from both."
@@ -36,7 +35,9 @@ ABOUT = "Find the same product in a catalogue from a photo, from words, or from 
 class Config:
     """How a service is run; everything else is in the catalogue."""
 
-    folder: Path
+    catalogue: str  # a folder, or an address in a server
+    folder: Path  # where files are kept: its own, or one for an address
+    token: str | None = field(default=None, repr=False)  # for an address
     keys: Path | None = None  # where the keys are kept; None: in the catalogue's folder
     read_only: bool = False  # nothing but thumbnails is written; so it is where nothing can be
     query_regions: str | None = None
@@ -94,12 +95,12 @@ def create_app(config: Config) -> FastAPI:
 
 def _service(config: Config, watching: Watch) -> Service:
     folder, processors = config.folder, cores()
-    with LocalStore(folder) as store:
+    with open_store(config.catalogue, token=config.token) as store:
         named = store.meta["encoder"]
     # As many passes at a time as there are cores, each on one: more is done than by one pass on all.
     encoder = Batched(open_encoder(named, threads=1), watching.batch, max(1, processors // config.workers))
-    settings = Settings(encoder, query_regions=config.query_regions, rerank=config.rerank)
-    catalogue = open_catalogue(folder, settings, create=False)
+    settings = Settings(encoder, query_regions=config.query_regions, rerank=config.rerank, token=config.token)
+    catalogue = open_catalogue(config.catalogue, settings, create=False)
     return Service(
         catalogue=catalogue,
         folder=folder,

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import os
-import re
 import sqlite3
 import threading
-import unicodedata
 from collections.abc import Callable, ItemsView, Iterable, Iterator, Mapping, MutableMapping, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
@@ -16,14 +14,13 @@ from typing import Self
 import numpy as np
 
 from lookalike.errors import CatalogueError
-from lookalike.store import filters, graph, staging, table, writing
+from lookalike.store import filters, graph, staging, table, words, writing
 from lookalike.store.database import FILE, Connection, Database, copy_database, room_for
 from lookalike.store.vectors import Gallery, load_faiss
 from lookalike.values import Counts, Facet, Floats, Item, Keys, Row
 
 _GRAPH_FROM = 80_000  # regions; below, exact search for three regions of a query costs some 10 ms at most
 _DEAD = 0.25  # this part of the rows in memory may be removed ones before all are loaded anew
-_WORDS = 64  # of a full-text query; the rest is not looked at
 
 
 class LocalView:
@@ -60,18 +57,8 @@ class LocalView:
         return table.rows(self._connection, np.asarray(keys, np.int64).tolist())
 
     def words(self, text: str, top: int, where: str | None = None) -> tuple[Keys, Floats]:
-        """Any of the words is enough, in any of its English forms and without accents; BM25 ranks."""
-        terms = list(dict.fromkeys(re.findall(r"[^\W_]+", unicodedata.normalize("NFC", text))))[:_WORDS]
-        if not terms:
-            return np.zeros(0, np.int64), np.zeros(0, np.float32)
         condition = filters.EVERYTHING if where is None else filters.matching(self._connection, where)
-        found = self._connection.execute(
-            "SELECT rowid, -rank FROM words WHERE words MATCH ?"
-            f" AND +rowid IN (SELECT key FROM items WHERE {condition.sql}) ORDER BY rank, rowid LIMIT ?",
-            (" OR ".join(f'"{term}"' for term in terms), *condition.parameters, top),
-        ).fetchall()
-        keys, scores = zip(*found, strict=True) if found else ((), ())
-        return np.array(keys, np.int64), np.array(scores, np.float32)
+        return words.search(self._connection, text, top, condition)
 
     def facets(self, most: int) -> dict[str, Facet]:
         return table.facets(self._connection, most)

@@ -72,7 +72,7 @@ def add(connection: Connection, rows: Sequence[Row], run: int) -> None:
             item_key = keys[picture.item]
             if _put_picture(connection, item_key, picture, run, regions):
                 reworded.add(item_key)
-    _put_words(connection, reworded)
+    put_words(connection, reworded)
 
 
 def replace(
@@ -105,7 +105,7 @@ def replace(
             raise BadInput("a new item needs a picture")
         if changed:
             reworded.add(key)
-    _put_words(connection, reworded)
+    put_words(connection, reworded)
     connection.executemany("REPLACE INTO meta VALUES (?, ?)", facts.items())
 
 
@@ -333,10 +333,10 @@ def _settle(connection: sqlite3.Connection, items: Iterable[int]) -> None:
         "DELETE FROM items WHERE key = ? AND NOT EXISTS (SELECT 1 FROM pictures WHERE item = items.key)",
         ((item,) for item in items),
     )
-    _put_words(connection, items)
+    put_words(connection, items)
 
 
-def _put_words(connection: sqlite3.Connection, items: Iterable[int]) -> None:
+def put_words(connection: sqlite3.Connection, items: Iterable[int]) -> None:
     """Write anew what full-text search finds the items by; `table.rewordings` tells of it."""
     reworded = sorted(items)
     if reworded:

@@ -403,7 +403,7 @@ _RECORDS = {
                 WeightFile(
                     "compact.onnx",
                     6_233_134,
-                    "8900fd4785cfff63810a3efcc71075f8cb12da73174f8c974cf32bd05bfdf589",
+                    "14d2048292ca65d733c250948b2ba7d989bc5d7b6cdf25edd4325a59e496396a",
                 ),
             ),
             preprocessing={"pictures": "cells of efficientnet-lite2", "words": "states of minilm"},

@@ -402,7 +402,7 @@ _RECORDS = {
             files=(
                 WeightFile(
                     "compact.onnx",
-                    6_233_134,
+                    6_233_239,
                     "14d2048292ca65d733c250948b2ba7d989bc5d7b6cdf25edd4325a59e496396a",
                 ),
             ),

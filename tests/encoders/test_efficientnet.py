@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import hashlib
 import subprocess
 import sys
@@ -222,3 +223,23 @@ def test_the_mean_rival_is_the_mean_of_the_head_over_the_picture() -> None:
     np.testing.assert_allclose(
         PooledHead("mean").pictures([Region(Picture.of(square))])[0], unit(head.mean((2, 3)))[0], atol=1e-5
     )
+
+
+def test_a_whole_picture_whose_map_is_known_is_not_looked_at_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    encoder, other = EfficientNet(threads=1), EfficientNet(threads=1)
+    pictures = [Picture.of(drawing(seed, 90, 120)) for seed in range(3)]
+    regions = [
+        region for picture in pictures for region in (Region(picture), Region(picture, Box(9, 9, 60, 80)))
+    ]
+    due, looked = other.pictures(regions), []
+    run = encoder.run
+    monkeypatch.setattr(encoder, "run", lambda given: looked.append(len(given)) or run(given))
+    np.testing.assert_allclose(encoder.maps(pictures[:2]).values, other.maps(pictures[:2]).values, atol=1e-5)
+    np.testing.assert_allclose(encoder.pictures(regions), due, atol=1e-5)
+    assert looked == [2, 2, 2]  # two maps; of four regions two, of the last two both
+    same = Picture.of(pictures[0].pixels.copy())
+    np.testing.assert_allclose(encoder.pictures([Region(same)]), due[:1], atol=1e-5)
+    assert looked[-1] == 1
+    del pictures, regions, same
+    gc.collect()
+    assert not encoder._seen  # nothing is held that nobody holds

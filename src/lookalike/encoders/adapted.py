@@ -286,7 +286,7 @@ class _Frozen:
         }
 
     def look(self, pictures: Sequence[Pixels]) -> tuple[Floats, Floats]:
-        maps = self._images.run(pictures)
+        maps = self._images.blocks(pictures)
         cells = maps.values.reshape(*maps.values.shape[:2], -1).transpose(0, 2, 1)
         frames = np.array(
             [_centred(frame.scaled(1 / self._grid, 1 / self._grid)) for frame in maps.frames], np.float32

@@ -9,8 +9,10 @@ from __future__ import annotations
 import hashlib
 import os
 import threading
-from collections.abc import Callable, Sequence
+import weakref
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +48,7 @@ class EfficientNet:
         self._threads = threads or cores()
         self._opening = threading.Lock()
         self._session: Any = None  # opened by the first call that needs it
+        self._seen: dict[int, _Seen] = {}  # by the identity of pixels that are still there
         sha256 = sha256_of(self._path)
         if weights is None:
             if sha256 != record(NAME).files[0].sha256:
@@ -60,7 +63,7 @@ class EfficientNet:
         rows = np.empty((len(regions), self.dim), np.float32)
         for start in range(0, len(regions), CHUNK):
             chunk = slice(start, start + CHUNK)
-            maps = self.run([region.pixels for region in regions[chunk]])
+            maps = self.blocks([region.pixels for region in regions[chunk]])
             inside = pooling.tapered(maps.frames, *maps.values.shape[2:])
             rows[chunk] = unit(pooling.salient(maps.values, POWER, inside))
         return rows
@@ -70,7 +73,29 @@ class EfficientNet:
 
     def maps(self, pictures: Sequence[Picture]) -> Maps:
         """Whole pictures -> the last block's maps (B, D, 9, 9), linear and signed."""
-        return self.run([picture.pixels for picture in pictures])
+        pixels = [picture.pixels for picture in pictures]
+        maps = self.blocks(pixels)
+        for each, seen in zip(pixels, _one_by_one(maps), strict=True):
+            held = weakref.ref(each, partial(self._forget, id(each)))
+            self._seen[id(each)] = _Seen(held, *seen)
+        return maps
+
+    def blocks(self, pictures: Sequence[Pixels]) -> Maps:
+        """The last block's maps of pictures (h, w, 3), (B, D, 9, 9).
+
+        A picture whose map is known from `maps` is not looked at again, as long as somebody holds its pixels:
+        who finds an object by the map mostly wants the whole picture's descriptor, too.
+        """
+        known = [self._seen.get(id(pixels)) for pixels in pictures]
+        fresh = [pixels for pixels, seen in zip(pictures, known, strict=True) if seen is None]
+        if len(fresh) == len(pictures):
+            return self.run(pictures)
+        looked = _one_by_one(self.run(fresh)) if fresh else iter(())
+        rows = [(seen.values, seen.frame) if seen else next(looked) for seen in known]
+        return Maps(np.stack([values for values, _ in rows]), tuple(frame for _, frame in rows))
+
+    def _forget(self, identity: int, _pixels: object) -> None:
+        self._seen.pop(identity, None)
 
     def run(self, pictures: Sequence[Pixels], output: str = "block", side: int = SIDE) -> Maps:
         """Pictures (h, w, 3) fitted into squares of `side` pixels -> maps of an output of the network.
@@ -87,6 +112,19 @@ class EfficientNet:
             if self._session is None:
                 self._session = _open(self._path, self._threads)
             return self._session
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Seen:
+    """The map of a whole picture (D, 9, 9), and where it lies in its square."""
+
+    pixels: weakref.ref[Pixels]  # whose end ends this
+    values: Floats
+    frame: Box
+
+
+def _one_by_one(maps: Maps) -> Iterator[tuple[Floats, Box]]:
+    return zip(maps.values, maps.frames, strict=True)
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,9 +5,8 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
-from itertools import islice
 from pathlib import Path
 from typing import Self
 
@@ -128,8 +127,7 @@ class Catalogue:
 
         with self.writing() as store:
             parts = self._parts(captioner)
-            if captioner and parts.fused and doubting.weighs(self.encoder):
-                parts = self._doubting(parts, captioner, paths, counted, store)
+            parts = doubting.weighing(parts, paths, counted, store)
             for path in paths:
                 origin, run = origin_of(path), store.start_run()
                 indexing.index(listing(path), origin, parts, store, run, on_written)
@@ -325,30 +323,6 @@ class Catalogue:
     def _parts(self, captioner: Captioner | None) -> Parts:
         fused = self.regime in TOLD_GALLERY
         return Parts(self.encoder, self._gallery_regions, captioner, fused, self.doubts if fused else {})
-
-    def _doubting(
-        self,
-        parts: Parts,
-        captioner: Captioner,
-        paths: Sequence[Path | str],
-        counted: Sequence[int | None],
-        store: Store,
-    ) -> Parts:
-        """With a doubt of the captioner, found out by pictures from all over the sources and kept.
-
-        A source is looked at once: descriptors of one catalogue weigh its captions alike.
-        """
-        if captioner.name in parts.doubts:
-            return parts
-        each = doubting.SAMPLE // len(paths) + 1
-        listed = (
-            entry
-            for path, total in zip(paths, counted, strict=True)
-            for entry in islice(listing(path), 0, None, max(1, (total or 0) // each))
-        )
-        doubts = {**parts.doubts, **doubting.of_listed(listed, parts)}
-        store.meta.update(doubting.fact(doubts))
-        return replace(parts, doubts=doubts)
 
     def _shortlists(
         self,

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from itertools import islice
+from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
 
 from lookalike import images
-from lookalike.datasets import Listed, Unlisted
+from lookalike.datasets import Listed, Unlisted, listing
 from lookalike.errors import BadInput, BadPicture
 from lookalike.indexing import BATCH, Parts, chunks
-from lookalike.roles import CaptionedEncoder, Encoder
+from lookalike.roles import CaptionedEncoder, Encoder, Store
 from lookalike.trust import Trust
 from lookalike.values import Caption, Region, Row
 
@@ -35,6 +37,28 @@ def fact(doubts: Mapping[str, float]) -> dict[str, str]:
 def weighs(encoder: Encoder) -> bool:
     """Whether the encoder weighs captions, and so asks for doubts."""
     return isinstance(getattr(encoder, "trust", None), Trust)
+
+
+def weighing(
+    parts: Parts, sources: Sequence[Path | str], counted: Sequence[int | None], store: Store
+) -> Parts:
+    """The parts with a doubt of their captioner, where the encoder weighs captions by it.
+
+    It is found out by pictures from all over the sources, of which `counted` are in each, and kept by the
+    store. A captioner is looked at once: descriptors of one catalogue weigh its captions alike.
+    """
+    captioner = parts.captioner
+    if captioner is None or not parts.fused or not weighs(parts.encoder) or captioner.name in parts.doubts:
+        return parts
+    each = SAMPLE // len(sources) + 1
+    listed = (
+        entry
+        for source, total in zip(sources, counted, strict=True)
+        for entry in islice(listing(source), 0, None, max(1, (total or 0) // each))
+    )
+    doubts = {**parts.doubts, **of_listed(listed, parts)}
+    store.meta.update(fact(doubts))
+    return replace(parts, doubts=doubts)
 
 
 def of_listed(listed: Iterable[Listed | Unlisted], parts: Parts) -> dict[str, float]:

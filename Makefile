@@ -3,6 +3,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 # A CPU build where the package index offers one; any 2.6 to 2.x does.
 TORCH ?= torch==2.13.0
+# One more than there are cores: many tests wait for a server.
+WORKERS ?= $(shell $(PYTHON) -c "import os; print((os.cpu_count() or 1) + 1)")
 
 .PHONY: demo test lint install install-dev bench clean
 
@@ -10,7 +12,7 @@ demo: install  ## build a catalogue from real pictures and search it
 	$(BIN)/lookalike demo --out demo
 
 test: install-dev lint  ## everything CI runs
-	$(BIN)/pytest -n auto --dist loadfile
+	$(BIN)/pytest -n $(WORKERS) --dist loadfile
 
 lint: install-dev
 	$(BIN)/ruff check .

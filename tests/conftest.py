@@ -18,6 +18,20 @@ from stores_on_loopback import Storage
 hypothesis.settings.register_profile("repeatable", derandomize=True)
 hypothesis.settings.load_profile("repeatable")
 
+LONG = (
+    "test_docs.py",
+    "test_milvus.py",
+    "test_ray.py",
+    "test_session.py",
+    "test_demo.py",
+    "test_server_page.py",
+)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The longest files first, so that no process is left with one of them at the end."""
+    items.sort(key=lambda item: item.path.name not in LONG)
+
 
 @pytest.fixture
 def pictures(tmp_path: Path) -> Path:

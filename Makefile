@@ -12,7 +12,7 @@ demo: install  ## build a catalogue from real pictures and search it
 	$(BIN)/lookalike demo --out demo
 
 test: install-dev lint  ## everything CI runs
-	$(BIN)/pytest -n $(WORKERS) --dist loadfile
+	$(BIN)/pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
 lint: install-dev
 	$(BIN)/ruff check .

@@ -19,6 +19,7 @@ from typing import Any
 from lookalike import doubting, objects
 from lookalike.catalogue import Report
 from lookalike.datasets import Listed, Unlisted, listing, origin_of
+from lookalike.describing import weighs
 from lookalike.errors import NoObject
 from lookalike.indexing import Batch, Parts, Skipped, batches
 from lookalike.store import Build, Plan, Planned
@@ -74,7 +75,7 @@ def weighing(begun: Build, plan: Plan, parts: Parts) -> Parts:
 
     Found out once, by pictures from all over the plan, and kept in the build: all fragments are made with it.
     """
-    if parts.captioner is None or not parts.fused or not doubting.weighs(parts.encoder):
+    if parts.captioner is None or not parts.fused or not weighs(parts.encoder):
         return parts
     if (settled := begun.doubts) is None:
         begun.settle(doubting.of_listed(_sampled(plan), parts))

@@ -150,7 +150,7 @@ class Catalogue:
             skipped=tuple(skipped),
             captions=counts.captions,
             uncaptioned=tuple(uncaptioned),
-            doubt=parts.doubts.get(captioner.name) if captioner and parts.fused else None,
+            doubt=parts.doubts.get(captioner.name) if captioner else None,
             seconds=seconds,
             encoder_seconds=encoder_seconds,
         )

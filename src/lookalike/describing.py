@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import cast
+from typing import TypeGuard
 
 import numpy as np
 
@@ -25,15 +25,10 @@ def described(
 
     BadInput where the encoder breaks its promise of rows of length 1.
     """
-    if captions is None or not any(captions):
-        vectors = encoder.pictures(regions)
-    else:
-        words = [caption.text if caption else "" for caption in captions]
-        if getattr(encoder, "trust", None) is None:
-            vectors = encoder.pictures(regions, words)
-        else:
-            wrong = [doubts.get(caption.by, UNKNOWN) if caption else UNKNOWN for caption in captions]
-            vectors = cast(CaptionedEncoder, encoder).pictures(regions, words, wrong)
+    said = captions or [None] * len(regions)
+    words = [caption.text if caption else "" for caption in said]
+    wrong = [doubts.get(caption.by, UNKNOWN) if caption else UNKNOWN for caption in said]
+    vectors = encoded(regions, words, wrong, encoder)
     off = ~(np.abs(np.linalg.norm(vectors, axis=1) - 1) < UNIT_WITHIN)  # NaN is off too
     if off.any():
         region = regions[int(np.argmax(off))]
@@ -42,6 +37,23 @@ def described(
             "an encoder gives finite rows of L2 norm 1",
         )
     return vectors
+
+
+def encoded(
+    regions: Sequence[Region], words: Sequence[str], wrong: Sequence[float], encoder: Encoder
+) -> Floats:
+    """What an encoder makes of regions (N,), told as much of their captions (N,), "" for none, as it takes.
+
+    `wrong` (N,) are the doubts of the captions' sources. Descriptors (N, D).
+    """
+    if not any(words):
+        return encoder.pictures(regions)
+    return encoder.pictures(regions, words, wrong) if weighs(encoder) else encoder.pictures(regions, words)
+
+
+def weighs(encoder: Encoder) -> TypeGuard[CaptionedEncoder]:
+    """Whether the encoder weighs captions, and so asks for doubts."""
+    return getattr(encoder, "trust", None) is not None
 
 
 def meant(words: Sequence[str], encoder: Encoder) -> list[Floats | None]:

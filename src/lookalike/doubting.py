@@ -13,10 +13,10 @@ import numpy as np
 
 from lookalike import images
 from lookalike.datasets import Listed, Unlisted, listing
+from lookalike.describing import weighs
 from lookalike.errors import BadInput, BadPicture
 from lookalike.indexing import BATCH, Parts, chunks
 from lookalike.roles import CaptionedEncoder, Encoder, Store
-from lookalike.trust import Trust
 from lookalike.values import Caption, Region, Row
 
 SAMPLE = 128  # captions of a source that are looked at
@@ -32,11 +32,6 @@ def kept(meta: Mapping[str, str]) -> dict[str, float]:
 def fact(doubts: Mapping[str, float]) -> dict[str, str]:
     """Doubts as facts for a store's `meta`."""
     return {FACT: json.dumps(doubts)}
-
-
-def weighs(encoder: Encoder) -> bool:
-    """Whether the encoder weighs captions, and so asks for doubts."""
-    return isinstance(getattr(encoder, "trust", None), Trust)
 
 
 def weighing(

@@ -18,7 +18,7 @@ import numpy as np
 from lookalike import doubting, images
 from lookalike.calibration import GATES
 from lookalike.catalogue import Catalogue
-from lookalike.describing import described, meant
+from lookalike.describing import described, meant, weighs
 from lookalike.errors import BadInput, BadPicture, CatalogueError, MissingExtra
 from lookalike.indexing import BATCH, Skipped, chunks
 from lookalike.roles import Encoder
@@ -242,7 +242,7 @@ def reindex(
         lost: dict[int, Skipped] = {}
         after = 0
         doubts: Mapping[str, float] = {}
-        if fused and doubting.weighs(encoder):
+        if fused and weighs(encoder):
             everywhere = islice(store.scan(), 0, None, max(1, total // doubting.SAMPLE))
             doubts = doubting.of_stored(everywhere, encoder)
         encode = partial(_encode_again, encoder=encoder, doubts=doubts if fused else None)

@@ -9,11 +9,12 @@ from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 
-from lookalike.roles import CaptionedEncoder, Encoder
+from lookalike.describing import encoded
+from lookalike.roles import Encoder
 from lookalike.trust import UNKNOWN
 from lookalike.values import Floats, Maps, Picture, Region
 
@@ -102,14 +103,8 @@ class Batched:
         self._on_batch(len(wanted), time.perf_counter() - began)
 
     def _described(self, wanted: list[_Asked]) -> Floats:
-        regions = [asked.what for asked in wanted]
-        captions = [asked.caption for asked in wanted]
-        if not any(captions):
-            return self._encoder.pictures(regions)
-        if getattr(self._encoder, "trust", None) is None:
-            return self._encoder.pictures(regions, captions)
-        weighing = cast(CaptionedEncoder, self._encoder)
-        return weighing.pictures(regions, captions, [asked.wrong for asked in wanted])
+        regions, captions = [asked.what for asked in wanted], [asked.caption for asked in wanted]
+        return encoded(regions, captions, [asked.wrong for asked in wanted], self._encoder)
 
     def _looked(self, wanted: list[_Asked]) -> Sequence[Any]:
         maps = self._encoder.maps([asked.what for asked in wanted])

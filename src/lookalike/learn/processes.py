@@ -10,8 +10,10 @@ from __future__ import annotations
 import json
 import os
 import socket
+import sys
 import threading
 import time
+import traceback
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from datetime import timedelta
@@ -136,7 +138,6 @@ class _Met(Processes):
         lost = _is_lost_connection(error)
         if lost:
             self._heard(5 * BEAT)  # who is the cause of it says so before it closes its connections
-        ours: BaseException = SystemExit(1)
         if not self._is_cause():
             self._end_for(self._heard(5 * BEAT))
         else:
@@ -144,11 +145,14 @@ class _Met(Processes):
                 error = ProcessLost(f"process {self.rank} has lost another: {_line(error)}", _AGAIN)
             if isinstance(error, LookalikeError):
                 self._tell(error)
-            else:
-                ours = error  # a fault of the program, with its traceback
+            else:  # a fault of the program
+                traceback.print_exception(error)
             self._report(self.rank, error)
-        self._watch_no_more()
-        raise ours from None
+        if self.first:
+            time.sleep(2 * BEAT)  # the store may be its own, and the others read there why they end
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(1)  # Python's own end may abort while collectives wait for processes that are gone
 
     def _watch_no_more(self) -> None:
         self._left.set()

@@ -392,6 +392,15 @@ def test_nobody_sees_an_item_half_replaced(service: httpx.Client) -> None:
     assert all(hit["attributes"] == {"when": hit["title"]} for hit in hits if hit["item"] == "turning")
 
 
+def test_what_a_kill_left_half_written_goes_at_the_next_start(stock: Path, tmp_path: Path, serve) -> None:
+    folder = copied(stock, tmp_path / "shop")
+    (folder / "pictures").mkdir()
+    for left in ("a" * 64 + ".png.unfinished", "b" * 64 + ".jpg.unfinished"):
+        (folder / "pictures" / left).write_bytes(b"half")
+    serve(folder)
+    awaited(lambda: not on_disk(folder))
+
+
 def test_nothing_acknowledged_is_lost_when_the_service_is_killed_under_load(
     stock: Path, tmp_path: Path, serve
 ) -> None:

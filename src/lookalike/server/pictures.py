@@ -132,6 +132,11 @@ def on_disk(folder: Path) -> Iterator[list[str]]:
             yield from chunks((found[1] for name in names if (found := _OURS.match(name))), 500)
 
 
+def half_written(folder: Path) -> list[Path]:
+    """What a writer that was killed has left; nobody but the only writer may delete it."""
+    return list((folder / KEPT).glob("*.unfinished"))
+
+
 def within(folder: Path, name: str) -> Path:
     """A folder of the catalogue's, made where it is not there; a loss of power does not lose it."""
     place = folder / name

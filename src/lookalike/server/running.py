@@ -205,6 +205,8 @@ class Runner:
         going = {job.job for job in self._ledger.unfinished()}
         if ended := [id for id in of_jobs(meta) if id not in going]:
             await in_writer(_forgotten, catalogue, ended)
+        if pictures.half_written(folder):
+            await in_writer(_cleared, catalogue, folder)
         blocks = pictures.on_disk(folder)
         while block := await asyncio.to_thread(next, blocks, None):
             if gone := await asyncio.to_thread(pictures.unknown, catalogue.store, block):
@@ -266,6 +268,12 @@ def _forgotten(catalogue: Catalogue, ids: Sequence[str]) -> None:
     with catalogue.open_writer() as store:
         for id in ids:
             store.meta.pop(fact(id), None)
+
+
+def _cleared(catalogue: Catalogue, folder: Path) -> None:
+    with catalogue.open_writer():  # so that nobody is at it
+        for left in pictures.half_written(folder):
+            left.unlink(missing_ok=True)
 
 
 def _swept(catalogue: Catalogue, folder: Path, sha256s: set[str]) -> None:

@@ -71,6 +71,7 @@ def index(
     as_json: JsonOption = False,
 ) -> None:
     """Add pictures to a catalogue. Killed or stopped, run it again: what is stored is not encoded twice."""
+    from lookalike import memory
     from lookalike.settings import Settings, for_builds
 
     if on is not None and not for_builds(to):
@@ -81,6 +82,7 @@ def index(
         raise BadInput("keys are not sent to a cluster", "set LOOKALIKE_API_KEY where its workers run")
     if prune and for_builds(to):
         raise BadInput("a build is of one listing: nothing vanishes", "leave out --prune")
+    memory.keep()
     asking = plain_asking(captions, vlm, llm, strategy, key_file)
     settings = Settings(encoder=encoder, regions=regions, regime=regime, token=token())
     with (

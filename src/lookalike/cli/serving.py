@@ -165,10 +165,12 @@ def serve(
 
 def app_of_worker() -> FastAPI:
     """The app of one process, by the options that `serve` was given."""
+    from lookalike import memory
     from lookalike.server.app import Config, create_app
     from lookalike.server.connections import make_room
     from lookalike.server.watch import configure_logs
 
+    memory.keep()
     told: dict[str, Any] = json.loads(os.environ[_CONFIG])
     asking, metrics = told.pop("asking"), told.pop("metrics")
     configure_logs("info")

@@ -35,9 +35,10 @@ _READY, _DECODED, _REFUSED, _TOO_LARGE = range(4)
 _SAID = 2_000  # bytes of an error and its hint
 _START_S = 60.0  # until a worker is ready; it takes half a second on an idle machine
 _ENVIRONMENT = ("PATH", "HOME", "LANG", "LD_LIBRARY_PATH", "PYTHONPATH", "PYTHONHOME", "PYTHONUSERBASE")
-_SPARING = {  # of memory: a thread has its own, and what is freed goes back
-    "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1",
-    "MALLOC_ARENA_MAX": "1", "MALLOC_MMAP_THRESHOLD_": "1000000",
+_SPARING = {  # of memory: a thread has its own
+    "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MALLOC_ARENA_MAX": "1",
+    # What a usual picture takes is kept for the next one: fresh pages cost more than decoding it does.
+    "MALLOC_MMAP_THRESHOLD_": str(16 << 20), "MALLOC_TRIM_THRESHOLD_": str(32 << 20),
 }  # fmt: skip
 
 

@@ -54,8 +54,7 @@ async def search(request: Request, service: Annotated[Service, Depends(service_o
             began = time.perf_counter()
             pictures = [await service.decoder.decode(each) for each in data]
             decode_ms = (time.perf_counter() - began) * 1000
-            like = await service.run(_like, service, question)
-            asking = _Asking(service, question, pictures, like, decode_ms)
+            asking = _Asking(service, question, pictures, decode_ms)
             if not question.caption:
                 return JSONResponse(await service.run(asking.answer))
             steps = asking.refined()
@@ -174,11 +173,11 @@ class _Asking:
     service: Service
     question: Question
     pictures: Sequence[Picture]
-    like: Floats | None
     decode_ms: float
 
     def answer(self) -> dict[str, Any]:
-        first = self._search(list(self.pictures) or None, _box(self.question.box))
+        like = _like(self.service, self.question)
+        first = self._search(list(self.pictures) or None, _box(self.question.box), like)
         if self.question.regions == "best" or not first.found:
             return self.document(first)
         each = [first if first.region is region else self._search(region, None) for region in first.found]
@@ -228,10 +227,10 @@ class _Asking:
         """How many hits: those before the page, the page, one that tells of more, and the item itself."""
         return self.question.offset + self.question.top + 1 + (self.question.item is not None)
 
-    def _search(self, picture: Any, box: Box | None) -> Hits:
+    def _search(self, picture: Any, box: Box | None, like: Floats | None = None) -> Hits:
         question = self.question
         return self.service.catalogue.search(
-            picture, box, question.text, question.where, self._wanted, like=self.like
+            picture, box, question.text, question.where, self._wanted, like=like
         )
 
     def _page(self, hits: Hits) -> dict[str, Any]:

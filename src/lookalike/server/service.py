@@ -120,8 +120,8 @@ class Service:
         self.catalogue.close()
 
 
-def service_of(request: Request) -> Service:
-    """For `Depends`."""
+async def service_of(request: Request) -> Service:
+    """For `Depends`, which would give a plain function a thread."""
     made: Any = request.app.state.service
     assert isinstance(made, Service)
     return made

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import json
 import logging
+import multiprocessing
 import os
+import signal
 import socket
+import threading
 from collections.abc import Sequence
 from dataclasses import replace
 from ipaddress import ip_address
@@ -171,6 +174,8 @@ def app_of_worker() -> FastAPI:
     from lookalike.server.watch import configure_logs
 
     memory.keep()
+    if parent := multiprocessing.parent_process():
+        threading.Thread(target=_end_after, args=[parent], name="lookalike-parent", daemon=True).start()
     told: dict[str, Any] = json.loads(os.environ[_CONFIG])
     asking, metrics = told.pop("asking"), told.pop("metrics")
     configure_logs("info")
@@ -182,6 +187,12 @@ def app_of_worker() -> FastAPI:
     told |= {"counted_in": Path(told["counted_in"])} if "counted_in" in told else {}
     told |= {"folder": Path(told["folder"]), "keys": keys, "token": token()}
     return create_app(Config(**told))
+
+
+def _end_after(parent: multiprocessing.process.BaseProcess) -> None:
+    """Stop in good order when the process that started this one has gone, however it ended."""
+    parent.join()
+    os.kill(os.getpid(), signal.SIGTERM)
 
 
 def _asking(captions: str, told: Sequence[str | None]) -> Asking:

@@ -21,6 +21,7 @@ import time
 from pathlib import Path
 
 import numpy as np
+import psutil
 from PIL import Image
 
 AT_ONCE = 16
@@ -88,13 +89,9 @@ class Memory:
     def _watch(self) -> None:
         while True:
             try:
-                status = Path(f"/proc/{self._pid}/status").read_text()
-            except OSError:
+                self.samples.append(psutil.Process(self._pid).memory_info().rss / 2**20)
+            except psutil.NoSuchProcess:
                 return
-            found = [line for line in status.splitlines() if line.startswith("VmRSS")]
-            if not found:
-                return
-            self.samples.append(int(found[0].split()[1]) / 1024)
             time.sleep(0.5)
 
 

@@ -20,10 +20,11 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import numpy as np
+import psutil
 
 from indexing import make_pictures
 from lookalike import building
@@ -120,31 +121,25 @@ class Node:
         until(lambda: "runtime started" in log.read_text())
 
     def workers(self) -> list[int]:
-        return [pid for pid in self._family() if title(pid).startswith("ray::MapWorker")]
+        found = []
+        for process in self._family():
+            with suppress(psutil.NoSuchProcess):
+                if "".join(process.cmdline()).startswith("ray::MapWorker"):
+                    found.append(process.pid)
+        return found
 
     def kill(self) -> int:
         """All at once, with SIGKILL; -> how many processes there were."""
-        family = self._family()
-        for pid in family:
-            try:
-                os.kill(pid, signal.SIGKILL)
-            except ProcessLookupError:
-                continue
+        family = [*self._family(), self._process]
+        for process in family:
+            with suppress(psutil.NoSuchProcess):
+                process.kill()
         self._process.wait()
         shutil.rmtree(self._folder, ignore_errors=True)
         return len(family)
 
-    def _family(self) -> list[int]:
-        parents = {}
-        for status in Path("/proc").glob("[0-9]*/stat"):
-            try:
-                parents[int(status.parent.name)] = int(status.read_text().rpartition(")")[2].split()[1])
-            except OSError:
-                continue
-        family = [self._process.pid]
-        for member in family:
-            family += [pid for pid, parent in parents.items() if parent == member]
-        return family
+    def _family(self) -> list[psutil.Process]:
+        return psutil.Process(self._process.pid).children(recursive=True)
 
 
 def killed(folder: Path, place: Path, size: int) -> None:
@@ -217,13 +212,6 @@ def namespaces() -> Iterator[None]:
     finally:
         for space in SPACES:
             subprocess.run(["ip", "netns", "delete", space], check=False)
-
-
-def title(pid: int) -> str:
-    try:
-        return Path(f"/proc/{pid}/cmdline").read_text()
-    except OSError:
-        return ""
 
 
 def until(true: Callable[[], object]) -> None:

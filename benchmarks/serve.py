@@ -26,12 +26,14 @@ import tempfile
 import time
 import urllib.request
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 
 import numpy as np
+import psutil
 from PIL import Image
 from prometheus_client.parser import text_string_to_metric_families
 
@@ -46,7 +48,6 @@ SIZE = (1280, 960)
 QUERIES = 200
 STEADY = 0.8  # of the limit, for --minutes
 TIMEOUT_S = 30.0
-TICKS = os.sysconf("SC_CLK_TCK")
 
 
 def main() -> None:
@@ -181,20 +182,20 @@ class Server:
 
     def seconds(self) -> float:
         """Processor time of the server's processes so far."""
-        return sum(
-            (int(stat[11]) + int(stat[12])) / TICKS for stat in map(_stat, family(self.process.pid)) if stat
-        )
+        spent = 0.0
+        for each in family(self.process.pid):
+            with suppress(psutil.NoSuchProcess):
+                times = each.cpu_times()
+                spent += times.user + times.system
+        return spent
 
     def megabytes(self) -> float:
         """Memory of the server's processes; what they share counts once."""
         total = 0
-        for pid in family(self.process.pid):
-            try:
-                lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
-            except OSError:  # it has ended
-                continue
-            total += sum(int(line.split()[1]) for line in lines if line.startswith("Pss:"))
-        return total / 1024
+        for each in family(self.process.pid):
+            with suppress(psutil.NoSuchProcess):
+                total += each.memory_full_info().pss
+        return total / 2**20
 
     def encoder(self) -> np.ndarray:
         """So far: seconds in which the encoder worked, batches, regions in them."""
@@ -251,24 +252,10 @@ def free_port() -> int:
         return port
 
 
-def family(pid: int) -> Iterator[int]:
+def family(pid: int) -> list[psutil.Process]:
     """A process and all that came of it."""
-    children: dict[int, list[int]] = {}
-    for each in Path("/proc").iterdir():
-        if each.name.isdigit() and (stat := _stat(int(each.name))):
-            children.setdefault(int(stat[1]), []).append(int(each.name))
-    waiting = [pid]
-    while waiting:
-        yield (each_pid := waiting.pop())
-        waiting += children.get(each_pid, [])
-
-
-def _stat(pid: int) -> list[str]:
-    """The fields of /proc/PID/stat from the state on; empty where the process has ended."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    except OSError:
-        return []
+    first = psutil.Process(pid)
+    return [first, *first.children(recursive=True)]
 
 
 HEAD = (

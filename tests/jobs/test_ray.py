@@ -10,9 +10,11 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 
 import lookalike
@@ -103,38 +105,21 @@ class Head:
         return subprocess.Popen(command, text=True, env=self.environment, **both)  # type: ignore[call-overload]
 
     def workers(self) -> list[int]:
-        return [pid for pid in self._family() if title(pid).startswith("ray::MapWorker")]
+        found = []
+        for process in psutil.Process(self._started.pid).children(recursive=True):
+            with suppress(psutil.NoSuchProcess):
+                if "".join(process.cmdline()).startswith("ray::MapWorker"):
+                    found.append(process.pid)
+        return found
 
     def stop(self) -> None:
-        family = self._family()
-        for pid in family:
-            try:
-                os.kill(pid, signal.SIGKILL)
-            except ProcessLookupError:
-                continue
+        family = psutil.Process(self._started.pid).children(recursive=True)
+        for process in (*family, self._started):
+            with suppress(psutil.NoSuchProcess):
+                process.kill()
         self._started.wait()
-        until(lambda: not any(map(title, family)))
+        assert psutil.wait_procs(family, timeout=120)[1] == []
         shutil.rmtree(self.folder, ignore_errors=True)
-
-    def _family(self) -> list[int]:
-        """The cluster's processes, whoever of them started which."""
-        parents = {}
-        for status in Path("/proc").glob("[0-9]*/stat"):
-            try:
-                parents[int(status.parent.name)] = int(status.read_text().rpartition(")")[2].split()[1])
-            except OSError:
-                continue
-        family = [self._started.pid]
-        for member in family:
-            family += [pid for pid, parent in parents.items() if parent == member]
-        return family
-
-
-def title(pid: int) -> str:
-    try:
-        return Path(f"/proc/{pid}/cmdline").read_text()
-    except OSError:
-        return ""
 
 
 def until(true: Callable[[], object]) -> None:

@@ -9,8 +9,8 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
 
+import psutil
 import pytest
 import uvicorn
 from fastapi import FastAPI
@@ -161,4 +161,4 @@ def _await_closed(crowd: Sequence[socket.socket]) -> None:
 
 def _resident(pid: int) -> int:
     """The bytes of a process that are in memory."""
-    return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * resource.getpagesize()
+    return int(psutil.Process(pid).memory_info().rss)

@@ -11,12 +11,13 @@ import time
 import zipfile
 import zlib
 from collections.abc import AsyncIterator, Coroutine
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 from PIL import Image
 
@@ -65,28 +66,24 @@ def deflated(size: int) -> bytes:
 def workers(parent: int | None = None) -> list[int]:
     """The decoding processes of this one, or of another, that still run."""
     found = []
-    for folder in Path("/proc").glob("[0-9]*"):
-        try:
-            words = (folder / "cmdline").read_bytes().split(b"\0")  # nothing, of a process that has ended
-            above = int((folder / "stat").read_text().rpartition(")")[2].split()[1])
-        except (FileNotFoundError, ProcessLookupError):
-            continue
-        if b"lookalike.server.decoding" in words and above == (parent or os.getpid()):
-            found.append(int(folder.name))
+    for child in psutil.Process(parent).children():
+        with suppress(psutil.NoSuchProcess):  # ZombieProcess is one, too
+            if "lookalike.server.decoding" in child.cmdline():
+                found.append(child.pid)
     return found
 
 
 def running(pid: int) -> bool:
     try:
-        return bool(Path(f"/proc/{pid}/cmdline").read_bytes())
-    except (FileNotFoundError, ProcessLookupError):
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
         return False
 
 
 def seconds_of(pid: int) -> float:
     """Processor time that it took."""
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+    times = psutil.Process(pid).cpu_times()
+    return times.user + times.system
 
 
 async def until_busy(pid: int) -> None:
@@ -334,7 +331,7 @@ def test_a_worker_that_was_killed_while_idle_is_replaced_unnoticed() -> None:
             for seed in range(3):
                 [pid] = workers()
                 os.kill(pid, signal.SIGKILL)
-                while Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z":
+                while running(pid):
                     await asyncio.sleep(0.01)
                 assert same(await made.decode(picture(seed)), images.decode(picture(seed)))
                 assert made.alive

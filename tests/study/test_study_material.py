@@ -12,6 +12,7 @@ import time
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 
 from lookalike.captions import FileCaptions
@@ -173,13 +174,12 @@ material._caption(dataset, "tuning", "oracle-0.0", Path(sys.argv[3]), silent("")
     while not (file.exists() and len(file.read_bytes().splitlines()) >= 2):
         assert killed.poll() is None
         time.sleep(0.005)
-    server = _children(killed.pid)
+    server = psutil.Process(killed.pid).children()
     os.kill(killed.pid, signal.SIGKILL)
     killed.wait()
     there = file.read_text().splitlines()
     assert not file.with_suffix(".whole").exists() and server
-    while any(Path(f"/proc/{pid}").exists() for pid in server):
-        time.sleep(0.02)  # it ends by itself
+    assert psutil.wait_procs(server, timeout=60)[1] == []  # it ends by itself
     subprocess.run(command, check=True)
     told = [json.loads(line) for line in file.read_text().splitlines()]
     regions = list(open_dataset(base / "data").read("tuning"))
@@ -187,7 +187,3 @@ material._caption(dataset, "tuning", "oracle-0.0", Path(sys.argv[3]), silent("")
     assert len(told) == len(regions) and {each["by"] for each in told} == {"oracle-0.0"}
     assert len({(each["path"], *each["box"]) for each in told}) == len(regions)
     assert file.with_suffix(".whole").exists()
-
-
-def _children(pid: int) -> list[int]:
-    return [int(each) for each in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]

@@ -13,6 +13,7 @@ from pathlib import Path
 from types import ModuleType
 
 import numpy as np
+import psutil
 import pytest
 
 from lookalike.captions import FileCaptions
@@ -136,16 +137,13 @@ def test_processes_end_with_the_one_that_started_them(place: Place, tmp_path: Pa
         while not all(state.exists() for state in states):
             assert started.poll() is None
             time.sleep(0.02)
-        listed = Path(f"/proc/{started.pid}/task/{started.pid}/children").read_text().split()
-        workers = [pid for pid in listed if "spawn_main" in Path(f"/proc/{pid}/cmdline").read_text()]
+        children = psutil.Process(started.pid).children()
+        workers = [child for child in children if "spawn_main" in "".join(child.cmdline())]
         assert len(workers) == 2
         started.send_signal(how)
         _, told = started.communicate(timeout=60)  # its pipe is open as long as a worker is there
         assert started.returncode in (-how, 1) and "spawn" not in told
-        for pid in workers:
-            status = Path(f"/proc/{pid}/status")
-            while status.exists() and "zombie" not in status.read_text():
-                time.sleep(0.02)
+        assert psutil.wait_procs(workers, timeout=60)[1] == []
 
 
 @pytest.fixture

@@ -1,10 +1,10 @@
 """Jobs on Ray: what a second worker brings, and what is left when workers and machines are killed.
 
-    python benchmarks/cluster.py speed --pictures 600
+    python benchmarks/cluster.py speed --pictures 1600 --fragment 160
     python benchmarks/cluster.py killed --pictures 480      # as root: two Ray nodes in network namespaces
 
 `speed`: one worker of one thread, then two, on this machine, and the same without Ray; each is timed after
-its first fragment. `killed`: two nodes, joined by a pair of virtual interfaces, share a folder. A worker is
+its first fragments. Between two fragments a worker waits for some 0.2 s. `killed`: two nodes, joined by a pair of virtual interfaces, share a folder. A worker is
 killed with SIGKILL, then the second node with all that runs on it.
 """
 
@@ -36,6 +36,7 @@ ADDRESSES = ("10.77.0.1", "10.77.0.2")
 PORT = 26379
 JOB = """
 import json, sys, time
+import numpy as np
 from lookalike import building, jobs
 from lookalike.settings import Settings, parts_of_build
 
@@ -48,9 +49,9 @@ with jobs.connected(on, jobs.Workers(int(workers) or None)) as cluster:
         at.append((done, time.perf_counter()))
         print(done, total, file=sys.stderr, flush=True)
     report = cluster.build(begun, plan, on_progress=on_progress)
-(first, began), (last, ended) = at[0], at[-1]
+done, moments = np.array(at[max(int(workers), 1) :]).T  # after each worker's first fragment
 print(json.dumps({"seconds": report.seconds, "listed": report.listed, "encoded": report.encoded,
-                  "steady": (last - first) / (ended - began)}))
+                  "steady": np.polyfit(moments, done, 1)[0]}))
 """
 
 

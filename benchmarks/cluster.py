@@ -4,7 +4,8 @@
     python benchmarks/cluster.py killed --pictures 480      # as root: two Ray nodes in network namespaces
 
 `speed`: one worker of one thread, then two, on this machine, and the same without Ray; each is timed after
-its first fragments. Between two fragments a worker waits for some 0.2 s. `killed`: two nodes, joined by a pair of virtual interfaces, share a folder. A worker is
+its first fragments. Between two fragments a worker waits for some 0.2 s.
+`killed`: two nodes, joined by a pair of virtual interfaces, share a folder. A worker is
 killed with SIGKILL, then the second node with all that runs on it.
 """
 

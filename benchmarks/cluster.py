@@ -5,8 +5,9 @@
 
 `speed`: one worker of one thread, then two, on this machine, and the same without Ray; each is timed after
 its first fragments. Between two fragments a worker waits for some 0.2 s.
-`killed`: two nodes, joined by a pair of virtual interfaces, share a folder. A worker is
-killed with SIGKILL, then the second node with all that runs on it.
+
+`killed`: two nodes, joined by a pair of virtual interfaces, share a folder. A worker is killed with SIGKILL,
+then the second node with all that runs on it.
 """
 
 import argparse
@@ -141,7 +142,10 @@ class Node:
         return len(family)
 
     def _family(self) -> list[psutil.Process]:
-        return psutil.Process(self._process.pid).children(recursive=True)
+        """What came of the process; nothing where it has ended."""
+        with suppress(psutil.NoSuchProcess):
+            return psutil.Process(self._process.pid).children(recursive=True)
+        return []
 
 
 def killed(folder: Path, place: Path, size: int) -> None:

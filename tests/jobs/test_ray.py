@@ -18,6 +18,7 @@ import psutil
 import pytest
 
 import lookalike
+from ending import await_ended
 from lookalike import building
 from lookalike.captions import Palette
 from lookalike.settings import Settings, parts_of_build
@@ -118,7 +119,7 @@ class Head:
             with suppress(psutil.NoSuchProcess):
                 process.kill()
         self._started.wait()
-        assert psutil.wait_procs(family, timeout=120)[1] == []
+        await_ended(family)
         shutil.rmtree(self.folder, ignore_errors=True)
 
 

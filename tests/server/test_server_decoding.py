@@ -21,6 +21,7 @@ import psutil
 import pytest
 from PIL import Image
 
+from ending import running
 from lookalike import images
 from lookalike.errors import BadPicture, LookalikeError
 from lookalike.server.decoding import _HEAD, Decoder
@@ -71,13 +72,6 @@ def workers(parent: int | None = None) -> list[int]:
             if "lookalike.server.decoding" in child.cmdline():
                 found.append(child.pid)
     return found
-
-
-def running(pid: int) -> bool:
-    try:
-        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
-        return False
 
 
 def seconds_of(pid: int) -> float:

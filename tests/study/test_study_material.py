@@ -15,6 +15,7 @@ import numpy as np
 import psutil
 import pytest
 
+from ending import await_ended
 from lookalike.captions import FileCaptions
 from lookalike.datasets import Side, open_dataset
 from lookalike.errors import BadInput
@@ -179,7 +180,7 @@ material._caption(dataset, "tuning", "oracle-0.0", Path(sys.argv[3]), silent("")
     killed.wait()
     there = file.read_text().splitlines()
     assert not file.with_suffix(".whole").exists() and server
-    assert psutil.wait_procs(server, timeout=60)[1] == []  # it ends by itself
+    await_ended(server)  # by itself
     subprocess.run(command, check=True)
     told = [json.loads(line) for line in file.read_text().splitlines()]
     regions = list(open_dataset(base / "data").read("tuning"))

@@ -16,6 +16,7 @@ import numpy as np
 import psutil
 import pytest
 
+from ending import await_ended
 from lookalike.captions import FileCaptions
 from lookalike.datasets import open_dataset
 from lookalike.errors import BadInput, LookalikeError
@@ -143,7 +144,7 @@ def test_processes_end_with_the_one_that_started_them(place: Place, tmp_path: Pa
         started.send_signal(how)
         _, told = started.communicate(timeout=60)  # its pipe is open as long as a worker is there
         assert started.returncode in (-how, 1) and "spawn" not in told
-        assert psutil.wait_procs(workers, timeout=60)[1] == []
+        await_ended(workers)
 
 
 @pytest.fixture

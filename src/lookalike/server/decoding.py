@@ -17,9 +17,13 @@ import socket
 import struct
 import subprocess
 import sys
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import asdict
 from io import BytesIO
+from typing import TypeVar
 
 import numpy as np
 from PIL import Image, ImageCms
@@ -29,6 +33,7 @@ from lookalike.errors import BadPicture, LookalikeError
 from lookalike.server.limits import Limits
 from lookalike.values import Picture
 
+_T = TypeVar("_T")
 _SIZE = struct.Struct("!Q")  # before a file: its bytes
 _HEAD = struct.Struct("!BIIII32s")  # outcome, size of the original, size of the pixels, SHA-256
 _READY, _DECODED, _REFUSED, _TOO_LARGE = range(4)
@@ -52,6 +57,8 @@ class Decoder:
     def __init__(self, limits: Limits, processes: int) -> None:
         self._limits, self._processes = limits, processes
         self._turns = asyncio.Semaphore(processes)
+        # One for each worker: pixels in the event loop would wake it for every piece of them.
+        self._threads = ThreadPoolExecutor(processes, "decoding")
         self._idle: list[_Worker] = []
         self._closed = False
         self.alive = False  # whether the last worker that was to start did
@@ -78,7 +85,7 @@ class Decoder:
             sound = False
             try:
                 async with asyncio.timeout(self._limits.decode_s):
-                    answer = await worker.ask(data, self._limits)
+                    answer = await self._in_thread(worker.ask, data, self._limits)
                 sound = True
             except TimeoutError:
                 raise _too_long() from None
@@ -106,6 +113,10 @@ class Decoder:
         self._idle.clear()
         for _ in range(self._processes):
             self._turns.release()
+        self._threads.shutdown(wait=False)
+
+    async def _in_thread(self, call: Callable[..., _T], *arguments: object) -> _T:
+        return await asyncio.get_running_loop().run_in_executor(self._threads, call, *arguments)
 
     async def _taken(self) -> _Worker:
         if self._closed:
@@ -122,7 +133,7 @@ class Decoder:
             worker = _Worker(self._limits)
             try:
                 async with asyncio.timeout(_START_S):
-                    await worker.ready()
+                    await self._in_thread(worker.ready)
             except BaseException:
                 worker.end()
                 raise
@@ -138,11 +149,13 @@ def _too_long() -> BadPicture:
 
 
 class _Worker:
-    """This process's end of the line to one worker. OSError from its methods: the other end is gone."""
+    """This process's end of the line to one worker. Its methods block until the worker answers, or is ended
+    from another thread; OSError from them: the other end is gone.
+    """
 
     def __init__(self, limits: Limits) -> None:
         self._line, others = socket.socketpair()
-        self._line.setblocking(False)
+        self._talking = threading.Lock()
         try:
             self._process = subprocess.Popen(
                 [sys.executable, "-P", "-m", __name__, json.dumps(asdict(limits))],
@@ -162,36 +175,39 @@ class _Worker:
     def running(self) -> bool:
         return self._process.poll() is None
 
-    async def ready(self) -> None:
-        await self._fill(memoryview(bytearray(_HEAD.size)))
+    def ready(self) -> None:
+        with self._talking:
+            self._fill(memoryview(bytearray(_HEAD.size)))
 
-    async def ask(self, data: bytes, limits: Limits) -> Picture | BadPicture:
+    def ask(self, data: bytes, limits: Limits) -> Picture | BadPicture:
         """What the worker makes of a file. MemoryError: more than it may take, and it has ended."""
-        loop = asyncio.get_running_loop()
-        await loop.sock_sendall(self._line, _SIZE.pack(len(data)))
-        await loop.sock_sendall(self._line, data)
+        with self._talking:
+            self._line.sendall(_SIZE.pack(len(data)))
+            self._line.sendall(data)
+            return self._answer(limits)
+
+    def _answer(self, limits: Limits) -> Picture | BadPicture:
         head = bytearray(_HEAD.size)
-        await self._fill(memoryview(head))
+        self._fill(memoryview(head))
         outcome, width, height, columns, rows, sha256 = _HEAD.unpack(head)
         if outcome == _TOO_LARGE:
             raise MemoryError
         if outcome == _REFUSED and width <= _SAID:
             said = bytearray(width)
-            await self._fill(memoryview(said))
+            self._fill(memoryview(said))
             message, _, hint = said.decode(errors="replace").partition("\n")
             return BadPicture(images.shown(message), images.shown(hint))
         fits = 0 < columns <= width and 0 < rows <= height and width * height <= limits.pixels
         if outcome != _DECODED or not fits:
             raise ConnectionAbortedError("a worker that answers nonsense")
         pixels = np.empty((rows, columns, 3), np.uint8)
-        await self._fill(pixels.data.cast("B"))
+        self._fill(pixels.data.cast("B"))
         pixels.flags.writeable = False
         return Picture(pixels, width, height, "", sha256.hex())
 
-    async def _fill(self, place: memoryview) -> None:
-        loop = asyncio.get_running_loop()
+    def _fill(self, place: memoryview) -> None:
         while place:
-            received = await loop.sock_recv_into(self._line, place)
+            received = self._line.recv_into(place, flags=socket.MSG_WAITALL)
             if received == 0:
                 raise ConnectionResetError("a worker that has ended")
             place = place[received:]
@@ -199,10 +215,15 @@ class _Worker:
     def end(self) -> asyncio.Future[int]:
         """Kill it, if it has not ended; its exit code comes when it has. Nobody needs to wait for that."""
         if self._ended is None:
-            self._line.close()
             self._process.kill()
-            self._ended = asyncio.get_running_loop().run_in_executor(None, self._process.wait)
+            self._ended = asyncio.get_running_loop().run_in_executor(None, self._gone)
         return self._ended
+
+    def _gone(self) -> int:
+        code = self._process.wait()
+        with self._talking:  # who talks to it hears that it is gone
+            self._line.close()
+        return code
 
 
 def work(limits: Limits) -> None:

@@ -25,7 +25,7 @@ from lookalike.study.gates import Sureness, saved_by_gate, sureness
 from lookalike.study.kept import share_kept
 from lookalike.study.results import Measure, Result, Results
 from lookalike.study.waiting import _clocked, waiting
-from lookalike.study.ways import ASKING, IMAGE, MODEL, OWN, PALETTE, SETTINGS, TRAIN, WITHOUT
+from lookalike.study.ways import ASKING, IMAGE, MIXED, MODEL, OWN, PALETTE, SETTINGS, TRAIN, WITHOUT
 from lookalike.testing import ThumbnailEncoder
 from lookalike.values import Floats, unit
 
@@ -66,7 +66,7 @@ def test_every_way_is_measured() -> None:
     assert all(not way.view.queries for way in WITHOUT)
     assert all(way.view.queries == way.view.gallery != "" for way in ASKING)
     gallery = {view.name for view in ARMS["all"].views}
-    assert {View(gallery=source).name for source in gates.GATED} <= gallery
+    assert {View(gallery=source, mixed="too").name for source in gates.GATED} <= gallery
     trained = {name: arm.captions for name, arm in ARMS.items() if arm.captions != "annotation"}
     assert trained == {"all-oracle-0.1": "oracle-0.1"}
 
@@ -222,7 +222,7 @@ def results(seeds: int = 2) -> Results:
                 if way.arm == name:
                     measures[way.view.name] = measure(gain(way))
             if name == "all":
-                measures[View(gallery="palette").name] = measure(0.0)
+                measures[View(gallery="palette", mixed="too").name] = measure(0.0)
             runs.append(Result(name, seed, 10, 1.0, {}, {}, measures))
     return Results(OWNERS, {"data": "made", "part": "validation", "torch": "none"}, runs)
 
@@ -276,7 +276,8 @@ def test_the_report_says_where_there_is_no_gain_to_keep_and_what_was_not_run() -
     found = results()
     for run in found.runs:
         if run.arm == "all":
-            run.measures[MODEL.view.name] = run.measures["bare"]  # type: ignore[index]
+            for way in (MODEL, MIXED):
+                run.measures[way.view.name] = run.measures["bare"]  # type: ignore[index]
     nothing = replace(found.runs[0], arm="another")
     section = delay._kept(found)
     assert section.text.startswith("There is no gain of query captions to keep")

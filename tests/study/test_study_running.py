@@ -9,8 +9,10 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from importlib import import_module
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import numpy as np
 import psutil
@@ -20,11 +22,14 @@ from ending import await_ended
 from lookalike.captions import FileCaptions
 from lookalike.datasets import open_dataset
 from lookalike.errors import BadInput, LookalikeError
-from lookalike.learn.recipes import recipe
+from lookalike.learn.recipes import Recipe, recipe
+from lookalike.learn.saved import Saved, save
+from lookalike.learn.scoring import queries
+from lookalike.learn.session import new_model
 from lookalike.study import conducting, material
-from lookalike.study.arms import Arm, View, run
-from lookalike.study.conducting import Found, Plan, Section, study
-from lookalike.study.results import Result
+from lookalike.study.arms import PARTS, VERIFIED, Arm, View, run
+from lookalike.study.conducting import Found, Plan, Section, _possible, _wanted, _write, study
+from lookalike.study.results import Measure, Result, Results
 from lookalike.study.running import Place, conduct
 from lookalike.study.tables import Row, Table
 
@@ -54,18 +59,20 @@ def test_side_by_side_gives_the_same_numbers(place: Place, base: Path) -> None:
         ("free", 0), ("reads", 0), ("frozen", 0), ("reads", 1),
     ]  # fmt: skip
     assert heard == [(number, 4) for number in (1, 2, 3, 4)]
-    queries = sum(
+    asked = sum(
         each.side == "query" and each.identity is not None
         for each in open_dataset(base / "data").read("validation")
     )
-    assert len(alone.groups) == queries
+    assert len(alone.groups) == asked
+    told = json.loads((place.folder / "validation.json").read_text())
+    assert told["groups"] == alone.groups.tolist() and len(set(told["queries"])) == asked
     assert alone.of("reads")[0].measures.keys() == {
         "bare", "bare/identity", "bare/language", "gallery palette",
     }  # fmt: skip
     for each in alone.runs:
         assert each.about["data"] == "drawn"
         for measure in each.measures.values():
-            assert measure.ap.shape == measure.first.shape == (queries,)
+            assert measure.ap.shape == measure.first.shape == (asked,)
             answered = measure.ap[~np.isnan(measure.ap)]
             assert len(answered) and (answered > 0).all() and (answered <= 1).all()
 
@@ -88,7 +95,9 @@ def test_what_is_finished_is_not_done_again(place: Place, monkeypatch: pytest.Mo
     assert again.about["command"] == "first"
     for view, measure in first.measures.items():
         np.testing.assert_allclose(again.measures[view].ap, measure.ap, atol=1e-6)
-    more = run(READS, 0, found, folder, {"command": "third"})  # a view that lacks
+    more = run(READS, 0, found, folder, {"command": "third", "data": "drawn"})  # a view that lacks
+    assert more.about["command"] == "first"
+    assert more.about["views"] == {"gallery palette": {"command": "third"}}
     assert more.measures.keys() - again.measures.keys() == {"gallery palette"}
     kept = Result.read(folder / "validation.json")
     assert kept is not None and kept.measures.keys() == more.measures.keys()
@@ -117,7 +126,10 @@ from pathlib import Path
 signal.signal(signal.SIGINT, signal.default_int_handler)  # who started the tests may have it ignored
 sys.path.insert(0, sys.argv[1])
 from conftest import PARTS, SOURCES
-from lookalike.learn.recipes import recipe
+from lookalike.learn.recipes import Recipe, recipe
+from lookalike.learn.saved import Saved, save
+from lookalike.learn.scoring import queries
+from lookalike.learn.session import new_model
 from lookalike.study.arms import Arm
 from lookalike.study.running import Place, conduct
 if __name__ == "__main__":
@@ -230,3 +242,53 @@ def test_nothing_is_measured_that_was_trained_on(tmp_path: Path, base: Path) -> 
     (tmp_path / "all.csv").write_text("\n".join(rows) + "\n")
     with pytest.raises(BadInput, match="would be trained on and measured on"):
         study("captions", tmp_path / "out", Plan(data=tmp_path / "all.csv"), {}, lambda what: unheard)
+
+
+# What the studies themselves tell of data that lack what some arms and views need
+
+PLAN = Plan(quick=True, seeds=1, trained=100)
+
+
+def outcome(arm: Arm, number: int) -> Result:
+    """As a run leaves it, by chance."""
+    random = np.random.default_rng(len(arm.name))
+    names = ["bare", VERIFIED, *(f"bare/{part}" for part in PARTS), *(view.name for view in arm.views)]
+    measures = {
+        name: Measure(random.uniform(size=number).astype(np.float32), np.ones(number, np.float32))
+        for name in names
+    }
+    facts = {"tuning mAP": 0.5, "verified right pairs": 0.5, "verified wrong pairs": 0.1}
+    return Result(arm.name, 0, 10, 1.0, {}, {}, measures, facts)
+
+
+@pytest.mark.parametrize("captioned", [False, True])
+def test_what_needs_missing_captions_is_told_as_not_run(
+    captioned: bool, place: Place, base: Path, uncaptioned: Path, annotation_file: Callable[..., Path]
+) -> None:
+    """As on DeepFashion2: without captions, and with a file of them, where no stand-in for a model is."""
+    given = FileCaptions(annotation_file(base / "data")) if captioned else None
+    sources = ["annotation", "palette", "shuffled"] if captioned else ["palette"]
+    place = replace(place, sources=dict.fromkeys(place.parts, sources), given=given)
+    material = place.opened()
+    number = len(queries(material.queried))
+    recipe = Recipe()
+    model, _ = new_model(recipe, None, None)
+    untrained = Saved(model, recipe.trunk, material.towers, None, None, {})
+    save(untrained, place.folder / "runs" / "all-0")
+    for name in ("captions", "losses", "noise", "delay", "rivals"):
+        study: Any = import_module(f"lookalike.study.{name}")
+        every = _wanted(study.arms(PLAN), PLAN)
+        arms = _possible(every, captioned, captioned, drawn=False)
+        runs = [outcome(arm, number) for arm in arms]
+        results = Results(
+            np.arange(number) // 2, {"data": "real", "part": "validation", "torch": "none"}, runs
+        )
+        folder = place.folder / name
+        folder.mkdir()
+        found = Found(
+            PLAN, results, open_dataset(uncaptioned), "validation", place, folder, lambda _: unheard
+        )
+        report = _write(name, study.ABOUT, study.sections(found), results, folder)
+        assert json.loads(json.dumps(report, allow_nan=False)) == report
+        lacking = any(arm not in arms for arm in every)
+        assert ("not run" in (folder / "report.md").read_text().lower()) == lacking, name

@@ -37,6 +37,7 @@ FREE = "contrast+box"  # the arm that is the best training without captions
 TOLD = "all"  # the usual recipe, on the annotation's captions
 NO_CAPTIONS = ("itc=0", "caption_dropout=1")  # settings: neither a loss nor the fusion sees any
 VERIFIED = "verified"  # DELG's answers after geometric verification
+_MADE = ("version", "commit", "command", "date")  # how a view came about that was measured later than others
 PARTS = ("identity", "language")  # of the descriptor: measured alone in "bare/identity", "bare/language"
 
 
@@ -123,6 +124,10 @@ def run(
     else:
         result = _adapted(arm, seed, material, folder, wanted, kept, on_progress)
     result = replace(result, about={**about, "key": key, **result.about})
+    if kept is not None:
+        made = {what: about[what] for what in _MADE if what in about}
+        later = dict.fromkeys(result.measures.keys() - kept.measures.keys(), made)
+        result = replace(result, about={**result.about, "views": {**kept.about.get("views", {}), **later}})
     result.write(file)
     return result
 
@@ -158,16 +163,18 @@ def _train(arm: Arm, seed: int, material: Material, folder: Path, on_progress: P
     source = _source(arm, material)
     recipe = replace(arm.recipe, seed=seed)
     model, new = new_model(recipe, None, None)
-    began = time.perf_counter()
     trainer = Trainer(model, source, material.texts, recipe, folder, is_new=new.__contains__)
+    left = 1 - trainer.epoch / recipe.epochs  # of a training that was interrupted
+    began = time.process_time()
     for _ in trainer.run(on_progress):
         pass
+    seconds = (time.process_time() - began) / left if left else 0.0
     known = source.identities[source.identities >= 0]
     told: dict[str, Any] = {
         "recipe": asdict(recipe),
         "data": dict(source.facts),
         "study": {
-            "steps": recipe.epochs * trainer.steps, "seconds": time.perf_counter() - began,
+            "steps": recipe.epochs * trainer.steps, "seconds": seconds,
             "identities": len(np.unique(known)), "regions": len(known),
         },
     }  # fmt: skip
@@ -183,9 +190,9 @@ def _train(arm: Arm, seed: int, material: Material, folder: Path, on_progress: P
 
 def _rival(arm: Arm, seed: int, material: Material, folder: Path, on_progress: Progress | None) -> Result:
     source = _source(arm, material)
-    began = time.perf_counter()
+    began = time.process_time()
     rival = train_rival(arm.rival, source, material.texts, seed, arm.recipe.epochs, on_progress)
-    seconds = time.perf_counter() - began
+    seconds = time.process_time() - began
     rival.save(folder)
     tuned, found = (rival.describe(part) for part in (material.parts["tuning"], material.queried))
     facts = {"tuning mAP": float(np.nanmean(measured(material.parts["tuning"], tuned, tuned).ap))}

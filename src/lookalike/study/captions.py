@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Literal
 
@@ -26,6 +26,7 @@ SOURCES = {
 MIXED: tuple[Literal["too", "alone"], ...] = ("too", "alone")
 COUNTS = (100, 200, 400)  # training identities; all there are come from the other arms
 MANY = 3000
+QUICK_COUNT = 50
 PICTURES = (2, 3)  # of each identity
 
 
@@ -44,7 +45,7 @@ def arms(plan: Plan) -> list[Arm]:
     for source in (ORACLE, "palette"):
         views = View(gallery=source), View(gallery=source, queries=source)
         made.append(Arm(f"all-{source}", usual, captions=source, views=views, seeds=seeds))
-    for count in _counts(plan):
+    for count in filter(plan.trained.__gt__, _counts(plan)):
         made += _three(plan, f"{count}-identities", seeds, identities=count)
     for pictures in PICTURES[: 1 if plan.quick else None]:
         made += _three(plan, f"{pictures}-pictures", seeds, pictures=pictures)
@@ -52,8 +53,9 @@ def arms(plan: Plan) -> list[Arm]:
 
 
 def _counts(plan: Plan) -> list[int]:
-    wanted = (50,) if plan.quick else (*COUNTS, MANY)
-    return [count for count in wanted if count < plan.trained]
+    """Of training identities, besides all there are; larger ones are not run."""
+    wanted = (QUICK_COUNT,) if plan.quick else (*COUNTS, MANY)
+    return [count for count in wanted if count != plan.trained]
 
 
 def _three(
@@ -112,21 +114,22 @@ def sections(found: Found) -> list[Section]:
         ),
     ]
     everything = found.plan.trained
-    by_count = _by_amount("identities", "By training identities", [*COUNTS, MANY], everything)
+    counts = _counts(found.plan)
+    by_count = _by_amount("identities", "By training identities", counts, everything)
     by_pictures = _by_amount("pictures", "By pictures of each identity", PICTURES, "all")
     return [
         Section(
-            "Captions in training", tables=tables[:1], drawings={"training.svg": _dots(found, tables[0])}
+            "Captions in training", tables=tables[:1], drawings=_drawings(found, {"training.svg": tables[0]})
         ),
         Section(
             "Regimes",
             tables=tables[1:],
-            drawings={"regimes.svg": _dots(found, tables[1]), "mixed.svg": _dots(found, tables[2])},
+            drawings=_drawings(found, {"regimes.svg": tables[1], "mixed.svg": tables[2]}),
         ),
         Section(
             "Where data are few",
             tables=[by_count, by_pictures],
-            drawings={"identities.svg": _curves(found, [*COUNTS, MANY], everything)},
+            drawings={"identities.svg": _curves(found, counts, everything)},
         ),
     ]
 
@@ -145,16 +148,21 @@ def _by_amount(name: str, title: str, amounts: Sequence[int], everything: int | 
     return Table(name, title, rows)
 
 
-def _dots(found: Found, table: Table) -> str:
-    """What each row has more than the one it is compared with, in points."""
-    rows = [
-        Dot(line.row.label, 100 * more.mean, 100 * more.low, 100 * more.high)
-        for line in figures_of(table, found.results)
-        if line.comparison and (more := line.comparison.difference)
-    ]
-    against = next(row.against for row in table.rows if row.against)
-    about = f"Points of mAP against {against}, with 95 % intervals."
-    return dots(Chart(table.title, about, f"points of mAP against {against}", line=0.0), rows)
+def _drawings(found: Found, wanted: Mapping[str, Table]) -> dict[str, str]:
+    """By file name, what each row has more than the one it is compared with; none where no row was run."""
+    drawn = {}
+    for file, table in wanted.items():
+        rows = [
+            Dot(line.row.label, 100 * more.mean, 100 * more.low, 100 * more.high)
+            for line in figures_of(table, found.results)
+            if line.comparison and (more := line.comparison.difference)
+        ]
+        against = next(row.against for row in table.rows if row.against)
+        if rows:
+            about = f"Points of mAP against {against}, with 95 % intervals."
+            up = f"points of mAP against {against}"
+            drawn[file] = dots(Chart(table.title, about, up, line=0.0), rows)
+    return drawn
 
 
 def _curves(found: Found, counts: Sequence[int], everything: int) -> str:

@@ -14,13 +14,26 @@ from lookalike.study.kept import BAR, Kept, as_json, cells, share_kept
 from lookalike.study.results import Results
 from lookalike.study.tables import Row, Table, figures_of, grid
 from lookalike.study.waiting import waiting
-from lookalike.study.ways import ASKING, IMAGE, MODEL, OWN, OWN_ARM, SETTINGS, TRAIN, WITHOUT, Way, precisions
+from lookalike.study.ways import (
+    ASKING,
+    IMAGE,
+    MIXED,
+    MODEL,
+    OWN,
+    OWN_ARM,
+    SETTINGS,
+    TRAIN,
+    WITHOUT,
+    Way,
+    precisions,
+)
 
 ABOUT = (
     "What do captions at the query bring for the time that they take, and how much of that can be had "
     "without? The gallery's captions are the same source's as the query's. The bar, set before: at least "
     "90 % of what the captions of a model that is wrong about a tenth add is kept without a caption at the "
-    "query."
+    "query. Captions' embeddings are mixed into language parts besides the fusion, as a catalogue does it; "
+    "what the fusion alone brings is told beside it."
 )
 
 
@@ -28,7 +41,7 @@ def arms(plan: Plan) -> list[Arm]:
     wanted: dict[str, list[View]] = {name: [] for name in SETTINGS}
     for way in (*WITHOUT, *ASKING, *OWN):
         wanted[way.arm].append(way.view)
-    wanted["all"] += [View(gallery=source) for source in GATED]
+    wanted["all"] += [View(gallery=source, mixed="too") for source in GATED]
     return [
         Arm(
             name,
@@ -70,18 +83,21 @@ def _kept(results: Results) -> Section:
     """What each way without a caption at the query keeps of the gain that captions bring."""
     record: list[dict[str, Any]] = []
     for way in WITHOUT[1:]:
-        for gain, bare in (("query", TRAIN), ("all", IMAGE)):
-            if told := _share(results, bare, MODEL, way):
+        for gain, bare, asked in (("mixed", TRAIN, MIXED), ("query", TRAIN, MODEL), ("all", IMAGE, MIXED)):
+            if told := _share(results, bare, asked, way):
                 record.append({"way": way.label, "gain": gain, **as_json(told)})
     if told := _share(results, OWN[0], OWN[2], OWN[1]):
         record.append({"way": OWN[1].label, "gain": "own", **as_json(told)})
     rows = [cells(each) for each in record]
-    answer = _answer([each for each in record if each["gain"] == "query"])
+    answers = {
+        gain: _answer([each for each in record if each["gain"] == gain]) for gain in ("mixed", "query")
+    }
     text = (
-        f"{answer} The gain of query captions is what the model's captions in gallery and query add to "
-        "train; the bar is for this one. The gain of all captions is what they add to training without any. "
-        "A share is a ratio of means, with the 95 % interval of a bootstrap over pairs, seeds averaged, each "
-        "way by itself.\n\n"
+        f"{answers['mixed']} Of what the fusion alone brings: {answers['query'][0].lower()}"
+        f"{answers['query'][1:]} The gain of query captions is what the model's in gallery and query add to "
+        "train; the bar is for this one. The gain of all captions is what they add to training "
+        "without any. A share is a ratio of means, with the 95 % interval of a bootstrap over pairs, seeds "
+        f"averaged, each way by itself. Seeds: {len(results.of(TRAIN.arm))}.\n\n"
     )
     return Section("What is kept without a caption at the query", text + grid(rows), record=record)
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from lookalike.calibration import GATES, SURE, sure_from
 from lookalike.datasets import Side
+from lookalike.encoders.adapted import SHARE
 from lookalike.evaluation.intervals import Values
 from lookalike.learn.models.adapted import Adapted
 from lookalike.learn.sampling import NO_IDENTITY
@@ -28,7 +29,7 @@ from lookalike.study.material import Material
 from lookalike.study.results import Results
 from lookalike.study.tables import grid
 from lookalike.study.ways import TRAIN, both
-from lookalike.values import Floats, Keys
+from lookalike.values import Floats, Keys, unit
 
 LISTED = 10  # items that the gate "disagreement" compares
 GATED = (ORACLE, "palette")  # sources whose captions are to be saved
@@ -110,14 +111,16 @@ def _jaccard(one: Keys, other: Keys) -> float:
 
 
 def saved_by_gates(found: Found) -> list[Section]:
-    """What is kept if only queries in doubt are captioned: a section for each of `GATED`."""
+    """What is kept if only queries in doubt are captioned: a section for each source that was measured."""
     material = found.place.opened()
-    sure: dict[str, list[tuple[Sureness, Sureness]]] = {source: [] for source in GATED}
+    sure: dict[str, list[tuple[Sureness, Sureness]]] = {}
     for run in found.results.of(TRAIN.arm):
         model = load(found.place.folder / "runs" / f"{run.arm}-{run.seed}").model
         for source in GATED:
-            tuned, seen = (_looked(model, material, source, part) for part in ("tuning", material.measured))
-            sure[source].append((tuned, seen))
+            if both(source, "too").name in run.measures:
+                tuned = _looked(model, material, source, "tuning")
+                seen = _looked(model, material, source, material.measured)
+                sure.setdefault(source, []).append((tuned, seen))
     return [saved_by_gate(found.results, source, each) for source, each in sure.items()]
 
 
@@ -125,14 +128,17 @@ def _looked(model: Adapted, material: Material, source: str, part: str) -> Suren
     """Of a part's bare queries in its gallery with the captions of a source."""
     cells, said = material.parts[part], material.one_each(source, part)
     bare, told = (described(model, cells, material.texts, captions) for captions in (None, said))
+    there = np.array([[bool(caption)] for caption in said], np.float32)
+    told = replace(told, language=unit(told.language + SHARE * there * told.text))
     return sureness(cells, bare, told, model.language)
 
 
 def saved_by_gate(results: Results, source: str, sure: Sequence[tuple[Sureness, Sureness]]) -> Section:
     """`sure` are, for each seed, the tuning part's queries, for thresholds, and the measured part's."""
     runs = results.of(TRAIN.arm)
-    bare = np.array([run.measures[View(gallery=source).name].ap for run in runs], np.float64)
-    asked = np.array([run.measures[both(source).name].ap for run in runs], np.float64)
+    unasked = View(gallery=source, mixed="too")
+    bare = np.array([run.measures[unasked.name].ap for run in runs], np.float64)
+    asked = np.array([run.measures[both(source, "too").name].ap for run in runs], np.float64)
 
     def gated(gate: str, share: float | None) -> tuple[float, Values]:
         """The share of queries that are captioned, and the average precisions (Q,), both over seeds."""
@@ -171,9 +177,10 @@ def saved_by_gate(results: Results, source: str, sure: Sequence[tuple[Sureness, 
     named = "palette" if source == "palette" else "a model, a tenth wrong"
     low, high = float(np.nanmean(bare)), float(np.nanmean(asked))
     text = (
-        f"Query captions by {named}; the gallery has them. A query whose bare answer is in doubt is "
-        f"captioned, another keeps its bare answer: mAP {low:.3f} without any, {high:.3f} with all. Either a "
-        "wanted share of the queries is captioned, the least sure, or, as a catalogue calibrates itself, "
+        f"Query captions by {named}, their embeddings mixed in; the gallery has them. A query whose bare "
+        f"answer is in doubt is captioned, another keeps its bare answer: mAP {low:.3f} without any, "
+        f"{high:.3f} with all. Either a wanted share of the queries is captioned, the least sure, or, as a "
+        "catalogue calibrates itself, "
         f"those below where {SURE:.0%} of first answers are right among other products' queries in their own "
         "gallery. Kept is of what captions of all queries add to a captioned gallery. Seeds: "
         f"{len(runs)}.\n\n"

@@ -105,7 +105,8 @@ def sections(found: Found) -> list[Section]:
         _chosen_section(found, rates),
     ]
     for place, title in PLACES.items():
-        table = Table(place, title, _rows({TOLD: "all"}, WAYS, place, rates), margin=MARGIN)
+        rows = _rows({TOLD: "all"}, WAYS, place, rates) + (_unasked() if place == "query" else [])
+        table = Table(place, title, rows, margin=MARGIN)
         drawn = _drawn(title, found.results, {way.label: (TOLD, way) for way in DRAWN}, place, rates)
         swapped = {f"wrong-{share:g}": f"trained with {share:.0%} swapped" for share in WRONG}
         rows = _rows(swapped, (NONE, SOURCE), place, rates)
@@ -152,6 +153,15 @@ def _rows(arms: Mapping[str, str], ways: Sequence[Way], place: str, rates: Seque
             for rate in rates
         ]
     return rows
+
+
+def _unasked() -> list[Row]:
+    """Bare queries in the galleries with right captions that captioned queries are asked in."""
+    ways = [way for way in WAYS if way.guard in ("", "chance") and way.label != "pixels alone"]
+    return [
+        Row(f"all, {way.label}, bare queries in that gallery", TOLD, way.view("gallery", 0).name, IMAGE)
+        for way in ways
+    ]
 
 
 def _chosen_section(found: Found, rates: Sequence[float]) -> Section:
@@ -212,12 +222,15 @@ def _gone_by(found: Found, rates: Sequence[float]) -> Section:
     """What the guards found out on the tuning part, and how much of each source they take for wrong."""
     material = found.place.opened()
     told: list[dict[str, Any]] = []
-    for run in found.results.of(TOLD):
+    rates = [rate for rate in rates if (f"oracle-{rate:g}", material.measured) in material.said]
+    for run in found.results.of(TOLD) if rates else ():
         saved = load(found.place.folder / "runs" / f"{run.arm}-{run.seed}")
         bare = described(saved.model, material.queried, material.texts)
         guarding = Guarding(saved.model, material, material.measured, bare, saved.guard)
         shares = {f"{rate:g}": guarding.share(f"oracle-{rate:g}") for rate in rates}
         told.append({"seed": run.seed, **asdict(guarding.tuned), "shares": shares})
+    if not told:
+        return Section("What the guards go by", "Not run.")
     heads = [f"{rate:.0%} wrong" for rate in rates]
     lines = [
         "| seed | another's captions refused | bears in the gallery | bears at the query | "

@@ -1,7 +1,7 @@
 """What a study leaves behind: a file for each run, and all of them read again.
 
 DIR/runs/ARM-SEED/PART.json     what one training came to on a part of the data
-DIR/PART.json                   whose queries these are, and what was trained on
+DIR/PART.json                   which queries these are, and what of them must stay together
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class Result:
     arm: str
     seed: int
     steps: int
-    seconds: float  # of training
+    seconds: float  # a processor's, of training
     recipe: Mapping[str, Any]
     about: Mapping[str, Any]
     measures: Mapping[str, Measure]

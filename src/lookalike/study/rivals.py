@@ -11,7 +11,8 @@ from lookalike.study.tables import Row, Table, figures_of
 ABOUT = (
     "How do published ways to train a descriptor do on the same pictures, with the same boxes, the same "
     "views, batches and steps? All of them stand on one frozen trunk, EfficientNet-Lite2's last block, as "
-    "`compact` does, and train what comes after it; their own values were set on held-out identities. "
+    "`compact` does, and train what comes after it. What is their own was tried with one seed on held-out "
+    "identities, or is the paper's: each module says which. "
     "Queries and gallery are bare pictures but for the last rows."
 )
 _TRAINED = {

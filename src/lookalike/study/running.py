@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import multiprocessing
 import os
 import signal
@@ -19,6 +20,7 @@ import numpy as np
 
 from lookalike.captions import FileCaptions
 from lookalike.errors import LookalikeError
+from lookalike.evaluation.runs import write_whole
 from lookalike.learn.scoring import queries
 from lookalike.study.arms import Arm, run
 from lookalike.study.material import Material, opened
@@ -55,9 +57,11 @@ def conduct(
         for result in results:
             runs.append(result)
             on_progress(len(runs), len(wanted))
-    measured = material.queried
-    groups = np.array([measured.regions[region].group for region in queries(measured)])
-    return Results(groups, about, runs)
+    regions = [material.queried.regions[region] for region in queries(material.queried)]
+    groups = [region.group for region in regions]
+    told = {"queries": [region.id for region in regions], "groups": groups}
+    write_whole(place.folder / f"{material.measured}.json", json.dumps(told) + "\n")
+    return Results(np.array(groups), about, runs)
 
 
 def _results(

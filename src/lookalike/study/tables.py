@@ -82,11 +82,11 @@ class Line:
     row: Row
     seeds: tuple[int, ...]
     mean: Interval  # of average precision, the seeds' mean for each query
-    first: float  # R@1: share of queries whose first answer is right
-    ten: float  # R@10: with a right one among ten
+    first: Interval  # R@1: share of queries whose first answer is right
+    ten: Interval  # R@10: with a right one among ten
     each: tuple[float, ...]  # mAP by seed
     steps: tuple[int, ...]  # by seed
-    seconds: float  # of one training, the seeds' mean
+    seconds: float  # of one training, the seeds' median
     comparison: Comparison | None
 
 
@@ -184,10 +184,12 @@ def _comparisons(table: Table, runs: Mapping[str, Runs], groups: NDArray[Any]) -
 def _line(row: Row, runs: Runs, groups: NDArray[Any], comparison: Comparison | None) -> Line:
     if not runs:
         nothing = Interval(math.nan, math.nan, math.nan, 0, 0)
-        return Line(row, (), nothing, math.nan, math.nan, (), (), math.nan, None)
+        return Line(row, (), nothing, nothing, nothing, (), (), math.nan, None)
     measures = [run.measures[row.view] for run in runs.values()]
     precisions = _stacked(measure.ap for measure in measures)
-    first, ten = (float(np.mean(_means(_stacked(each.hits_at(k) for each in measures)))) for k in (1, 10))
+    first, ten = (
+        mean_interval(_stacked(each.hits_at(k) for each in measures).mean(axis=0), groups) for k in (1, 10)
+    )
     return Line(
         row=row,
         seeds=tuple(runs),
@@ -196,7 +198,7 @@ def _line(row: Row, runs: Runs, groups: NDArray[Any], comparison: Comparison | N
         ten=ten,
         each=_means(precisions),
         steps=tuple(run.steps for run in runs.values()),
-        seconds=float(np.mean([run.seconds for run in runs.values()])),
+        seconds=float(np.median([run.seconds for run in runs.values()])),
         comparison=comparison,
     )
 
@@ -207,7 +209,8 @@ def _cells(line: Line, margin: float | None, named: bool, counted: bool) -> dict
         return {"": line.row.label, "mAP": "not run"}
     mean, compared = line.mean, line.comparison
     cells = {"": line.row.label, "mAP": bounded(mean.mean, mean.low, mean.high, ".3f")}
-    cells |= {"R@1": _number(line.first, ".3f"), "R@10": _number(line.ten, ".3f")}
+    for name, recall in (("R@1", line.first), ("R@10", line.ten)):
+        cells[name] = bounded(recall.mean, recall.low, recall.high, ".3f")
     if len(line.seeds) > 1:
         cells["each seed"] = " ".join(_number(each, ".3f") for each in line.each)
     if compared:
@@ -233,7 +236,10 @@ def _record(line: Line, margin: float | None) -> dict[str, Any]:
     record |= {
         "steps": line.steps, "seconds": line.seconds, "queries": mean.n, "pairs": mean.groups,
         "map": {"mean": mean.mean, "low": mean.low, "high": mean.high, "each": line.each},
-        "recall": {"1": line.first, "10": line.ten},
+        "recall": {
+            k: {"mean": recall.mean, "low": recall.low, "high": recall.high}
+            for k, recall in (("1", line.first), ("10", line.ten))
+        },
     }  # fmt: skip
     if compared := line.comparison:
         record["difference"] = asdict(compared.difference) | {

@@ -20,7 +20,17 @@ from lookalike.study.drawing import Chart, Series, chart
 from lookalike.study.kept import points
 from lookalike.study.results import Results
 from lookalike.study.tables import Line, Table, figures_of, grid
-from lookalike.study.ways import GALLERY, IMAGE, IMAGINED, MODEL, PALETTE, PULLED, TRAIN, Way, precisions
+from lookalike.study.ways import (
+    GALLERY_MIXED,
+    IMAGE,
+    IMAGINED,
+    MIXED,
+    PALETTE_MIXED,
+    PULLED,
+    TRAIN,
+    Way,
+    precisions,
+)
 
 PICTURES, QUICK_PICTURES = 100, 16  # whose times and calls are measured
 
@@ -31,10 +41,10 @@ def waiting(found: Found, table: Table) -> Section:
     machine, asked = times["measured"], times["asked"]
     lines = {line.row.label: line for line in figures_of(table, found.results)}
     record = [_clocked(found.results, TRAIN, "no caption at the query", machine)]
-    record.append(_clocked(found.results, PALETTE, "palette, measured", machine, machine["palette"]))
+    record.append(_clocked(found.results, PALETTE_MIXED, "palette, measured", machine, machine["palette"]))
     for strategy, each in asked.items():
         named = f"{strategy}, simulated"
-        record.append(_clocked(found.results, MODEL, named, machine, 1000 * each["seconds"], each))
+        record.append(_clocked(found.results, MIXED, named, machine, 1000 * each["seconds"], each))
     rows = [
         {
             "query captions": each["named"],
@@ -61,10 +71,10 @@ def waiting(found: Found, table: Table) -> Section:
         f"word for word: {same}.\n\n"
     )
     bare_ms = machine["bare"]
-    shown = [(way, bare_ms) for way in (IMAGE, GALLERY, PULLED, IMAGINED)]
-    shown.append((PALETTE, record[1]["refined_ms"]))
+    shown = [(way, bare_ms) for way in (IMAGE, GALLERY_MIXED, PULLED, IMAGINED)]
+    shown.append((PALETTE_MIXED, record[1]["refined_ms"]))
     series = [Series(way.label, _points(lines[way.label], ms)) for way, ms in shown]
-    simulated = _points(lines[MODEL.label], *(each["refined_ms"] for each in record[2:]))
+    simulated = _points(lines[MIXED.label], *(each["refined_ms"] for each in record[2:]))
     label = "a model, a tenth wrong: attributes, targeted, dialogue (simulated)"
     series.append(Series(label, simulated, dashed=True))
     about = Chart(

@@ -34,6 +34,7 @@ TRAIN = Way("train", TOLD, _BARE)
 MODEL = Way("query captions: a model's, a tenth wrong", TOLD, both(ORACLE))
 PALETTE = Way("query captions: palette's", TOLD, both("palette"))
 MIXED = Way("query captions: the model's, mixed too", TOLD, both(ORACLE, "too"))
+PALETTE_MIXED = Way("query captions: palette's, mixed too", TOLD, both("palette", "too"))
 GALLERY = Way("train+gallery", TOLD, _TOLD)
 GALLERY_MIXED = Way("train+gallery, mixed too", TOLD, _MIXED)
 PULLED = Way("pull at 3, gallery", "all-pull-3", _TOLD)
@@ -57,7 +58,7 @@ ASKING = (
     MODEL,
     MIXED,
     Way("query captions: the model's, mixed alone", TOLD, both(ORACLE, "alone")),
-    Way("query captions: palette's, mixed too", TOLD, both("palette", "too")),
+    PALETTE_MIXED,
     Way("query captions: the annotation's (true)", TOLD, both("annotation")),
 )
 OWN_ARM = f"all-{ORACLE}"

@@ -8,7 +8,7 @@
 - "clip-reid": CLIP-ReID's losses on that trunk (Li et al., 2023), in both stages.
 - "reid": the strong baseline of re-identification (Luo et al., 2019).
 
-Each module says what differs from the paper. Their own values were set on held-out identities.
+Each module says what differs from the paper, and which of its values were tried on held-out identities.
 """
 
 from __future__ import annotations

@@ -14,7 +14,7 @@ from lookalike import pooling
 from lookalike.datasets import Labelled, Side
 from lookalike.errors import BadInput, WeightsError
 from lookalike.learn.batches import Steps
-from lookalike.learn.recipes import Recipe
+from lookalike.learn.recipes import Recipe, recipe
 from lookalike.learn.rivals import (
     RIVALS,
     clipreid,
@@ -85,6 +85,10 @@ class Spoken:
         return states, (torch.arange(states.shape[1]) < lengths[:, None]).long()
 
 
+def short(epochs: int) -> Recipe:
+    return recipe("compact", [f"epochs={epochs}"])
+
+
 @pytest.fixture(scope="module")
 def source() -> Drawn:
     return Drawn()
@@ -94,7 +98,7 @@ def source() -> Drawn:
 def test_a_rival_learns_what_its_untrained_self_does_not_see(name: str, source: Drawn) -> None:
     torch.manual_seed(0)
     before = Rival(name, {}, 0, TRUNK, RIVALS[name].network(TRUNK))
-    after = train_rival(name, source, Spoken(), 0, 8)
+    after = train_rival(name, source, Spoken(), 0, short(8))
     assert after.steps == 8 * 2 * (4 if name == "clip-reid" else 1)  # two batches see 40 identities
     untrained, trained = (mean_average_precision(each.describe(source), source) for each in (before, after))
     assert trained > untrained + 0.03
@@ -104,7 +108,7 @@ def test_a_rival_learns_what_its_untrained_self_does_not_see(name: str, source: 
 def test_a_saved_rival_describes_as_before_and_damage_is_noticed(
     name: str, source: Drawn, tmp_path: Path
 ) -> None:
-    rival = train_rival(name, source, Spoken(), 3, 1)
+    rival = train_rival(name, source, Spoken(), 3, short(1))
     found = rival.describe(source)
     np.testing.assert_allclose(np.linalg.norm(found, axis=1), 1, atol=1e-5)
     rival.save(tmp_path)
@@ -124,15 +128,15 @@ def test_a_seed_decides_and_the_callers_random_state_stays(source: Drawn) -> Non
     torch.manual_seed(11)
     expected = torch.rand(3)
     torch.manual_seed(11)
-    one, other = (train_rival("reid", source, Spoken(), 5, 1).describe(source) for _ in range(2))
+    one, other = (train_rival("reid", source, Spoken(), 5, short(1)).describe(source) for _ in range(2))
     assert torch.equal(torch.rand(3), expected)
     np.testing.assert_array_equal(one, other)
-    assert not np.allclose(one, train_rival("reid", source, Spoken(), 6, 1).describe(source))
+    assert not np.allclose(one, train_rival("reid", source, Spoken(), 6, short(1)).describe(source))
 
 
 def test_progress_counts_all_stages(source: Drawn) -> None:
     told: list[tuple[int, int | None]] = []
-    rival = train_rival("clip-reid", source, Spoken(), 0, 1, lambda *step: told.append(step))
+    rival = train_rival("clip-reid", source, Spoken(), 0, short(1), lambda *step: told.append(step))
     assert told == [(step, rival.steps) for step in range(1, rival.steps + 1)]
 
 
@@ -207,7 +211,7 @@ def test_the_centre_loss_is_0_on_the_centres_and_the_neck_has_no_bias(source: Dr
     assert reid.centre(centres[labels], centres, labels) == 0
     moved = centres[labels] + torch.tensor([2.0, 0, 0])[:, None] * torch.eye(8)[0]
     torch.testing.assert_close(reid.centre(moved, centres, labels), torch.tensor(4 / 3))
-    network = train_rival("reid", source, Spoken(), 0, 2).network
+    network = train_rival("reid", source, Spoken(), 0, short(2)).network
     assert isinstance(network, reid.BNNeck)
     assert not network.neck.bias.any() and network.neck.weight.std() > 0
 

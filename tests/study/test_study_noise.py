@@ -80,9 +80,16 @@ def test_every_row_has_its_arm_and_every_arm_its_row(found: Any) -> None:
     everything = found(list(ARMS))
     told = noise.sections(everything)
     tables = [table for section in told for table in section.tables]
-    lines = [line for table in tables for line in figures_of(table, everything.results)]
+    shown = {section.title: section.results or everything.results for section in told}
+    lines = [
+        line
+        for section in told
+        for table in section.tables
+        for line in figures_of(table, shown[section.title])
+    ]
     assert all(line.seeds for line in lines)
-    assert {line.row.arm for line in lines} == ARMS.keys()
+    chosen = {f"all-oracle-{rate:g} chosen" for rate in RATES}
+    assert {line.row.arm for line in lines} == ARMS.keys() | chosen
     for name in ARMS:
         views = {line.row.view for line in lines if line.row.arm == name}
         assert {view.name for view in ARMS[name].views} <= views

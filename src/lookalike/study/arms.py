@@ -70,7 +70,8 @@ class Arm:
 
     `name` is a file's name and stands for one way alone in all studies. `recipe` is without a seed;
     `captions` is the source that training reads; `identities` and `pictures` limit how many there are, and
-    how many pictures of each. A `rival` is trained in its own way, with the recipe's epochs alone.
+    how many pictures of each. A `rival` is trained in its own way, with batches, epochs and rate of the
+    recipe.
     """
 
     name: str
@@ -191,7 +192,7 @@ def _train(arm: Arm, seed: int, material: Material, folder: Path, on_progress: P
 def _rival(arm: Arm, seed: int, material: Material, folder: Path, on_progress: Progress | None) -> Result:
     source = _source(arm, material)
     began = time.process_time()
-    rival = train_rival(arm.rival, source, material.texts, seed, arm.recipe.epochs, on_progress)
+    rival = train_rival(arm.rival, source, material.texts, seed, arm.recipe, on_progress)
     seconds = time.process_time() - began
     rival.save(folder)
     tuned, found = (rival.describe(part) for part in (material.parts["tuning"], material.queried))

@@ -84,13 +84,17 @@ class Found:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Section:
-    """A part of a report: words, tables, and drawings by file name. `record` goes into the JSON as it is."""
+    """A part of a report: words, tables, and drawings by file name. `record` goes into the JSON as it is.
+
+    Tables are of `results`, None: of the study's own.
+    """
 
     title: str
     text: str = ""
     tables: Sequence[Table] = ()
     drawings: Mapping[str, str] = field(default_factory=dict)  # SVG
     record: Any = None
+    results: Results | None = None
 
 
 class Study(Protocol):
@@ -232,7 +236,8 @@ def _write(
         for file, drawing in section.drawings.items():
             (folder / file).write_text(drawing, encoding="utf-8")
             lines += [f"![{section.title}]({file})", ""]
-        tables = [(table, figures_of(table, results)) for table in section.tables]
+        told_of = section.results or results
+        tables = [(table, figures_of(table, told_of)) for table in section.tables]
         for table, rows in tables:
             lines += [f"**{table.title}**", "", markdown(table, rows), ""]
         told.append(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 from lookalike.learn.saved import load
@@ -12,8 +12,8 @@ from lookalike.study.arms import FREE, NO_CAPTIONS, TOLD, Arm, View
 from lookalike.study.conducting import Found, Plan, Section
 from lookalike.study.drawing import Chart, Series, chart
 from lookalike.study.guards import RATES, Guarding
-from lookalike.study.results import Result, Results
-from lookalike.study.tables import Row, Table, as_json, figures_of, markdown
+from lookalike.study.results import Results
+from lookalike.study.tables import Row, Table, figures_of
 
 ABOUT = (
     "What do wrong captions cost, and what do guards save? A stand-in for a model, which has read the "
@@ -116,18 +116,8 @@ def sections(found: Found) -> list[Section]:
 
 
 def chosen(results: Results, rates: Sequence[float]) -> Results:
-    """The same with the arms "all-oracle-R chosen": for each seed the run that is better on the tuning part.
-
-    The choice is between training on captions with R wrong and training on none.
-    """
-    free = {run.seed: run for run in results.of(FREE)}
-    more: list[Result] = []
-    for rate in rates:
-        for run in results.of(_trained(rate)):
-            if run.seed in free:
-                best = max(free[run.seed], run, key=lambda each: each.facts["tuning mAP"])
-                more.append(replace(best, arm=f"{_trained(rate)} chosen"))
-    return replace(results, runs=[*results.runs, *more])
+    """The same with the arms "all-oracle-R chosen": trained on captions with R wrong, or on none."""
+    return results.chosen({f"{_trained(rate)} chosen": (FREE, _trained(rate)) for rate in rates})
 
 
 def _rates(plan: Plan) -> tuple[float, ...]:
@@ -171,14 +161,11 @@ def _chosen_section(found: Found, rates: Sequence[float]) -> Section:
         for rate in rates
     ]
     table = Table("training, chosen", "Training guarded as a whole", rows, margin=MARGIN)
-    lines = figures_of(table, chosen(found.results, rates))
     text = (
         "Guard: chosen on tuning. For each seed the training with captions counts if it is better on the "
         "tuning part than the one without, and the one without if not."
     )
-    return Section(
-        "In training, guarded", f"{text}\n\n{markdown(table, lines)}", record=as_json(table, lines)
-    )
+    return Section("In training, guarded", text, [table], results=chosen(found.results, rates))
 
 
 def _drawn(

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Self
 
@@ -84,6 +84,19 @@ class Results:
     def of(self, arm: str) -> list[Result]:
         """By seed; none where the arm was not run."""
         return sorted((run for run in self.runs if run.arm == arm), key=lambda run: run.seed)
+
+    def chosen(self, candidates: Mapping[str, Sequence[str]]) -> Self:
+        """With more arms, by their names: for each seed the candidate that is best on the tuning part.
+
+        A seed counts with which all candidates of a name were run.
+        """
+        more: list[Result] = []
+        for name, arms in candidates.items():
+            runs = [{run.seed: run for run in self.of(arm)} for arm in arms]
+            for seed in sorted(set.intersection(*(set(each) for each in runs))):
+                best = max((each[seed] for each in runs), key=lambda run: run.facts["tuning mAP"])
+                more.append(replace(best, arm=name))
+        return replace(self, runs=[*self.runs, *more])
 
 
 def _numbers(values: Floats, digits: int) -> list[float | int | None]:

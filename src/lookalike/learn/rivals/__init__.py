@@ -53,22 +53,23 @@ def train_rival(
     source: Source,
     texts: Texts,
     seed: int,
-    epochs: int = 20,
+    recipe: Recipe = RECIPES["compact"],
     on_progress: Progress | None = None,
 ) -> Rival:
     """Train a rival on cells of the frozen trunk; the last step's network counts.
 
+    Of the recipe batches, epochs and rate count: the losses are the rival's own.
     BadInput for an unknown name, and where there are too few identities for a batch, or for "clip-reid" no
     captions.
     """
     if name not in RIVALS:
         raise unknown_name("rival", name, RIVALS)
-    recipe = replace(RECIPES["compact"], epochs=epochs, seed=seed)
+    recipe = replace(recipe, seed=seed)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         made = RIVALS[name].train(source, texts, recipe, on_progress)
     settings = {
-        "seed": seed, "epochs": epochs, "p": recipe.p, "k": recipe.k, "lr": recipe.lr, **made.settings,
+        "seed": seed, "epochs": recipe.epochs, "p": recipe.p, "k": recipe.k, "lr": recipe.lr, **made.settings,
     }  # fmt: skip
     return Rival(name, settings, made.steps, Trunk.of(source), made.network)
 

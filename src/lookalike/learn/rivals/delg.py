@@ -99,7 +99,7 @@ def train(source: Source, texts: Texts, recipe: Recipe, on_progress: Progress | 
 
     taken = fit(nn.ModuleList([network, arcface, head]), loss, steps, recipe, on_progress)
     settings = {
-        "p": POWER, "margin": MARGIN.angle, "scale": MARGIN.scale, "reconstruction": RECONSTRUCTION,
+        "gem p": POWER, "margin": MARGIN.angle, "scale": MARGIN.scale, "reconstruction": RECONSTRUCTION,
         "width": WIDTH, "length": LENGTH, "local": LOCAL,
     }  # fmt: skip
     return Made(network, taken, settings)

@@ -52,12 +52,17 @@ class Storage:
 
 
 @contextmanager
-def refusing(status: int = 403, code: str = "InvalidAccessKeyId") -> Iterator[dict[str, str]]:
-    """A server that answers all as S3 does to wrong credentials; the environment that leads to it."""
+def refusing(reading: bool = True) -> Iterator[dict[str, str]]:
+    """A server that answers all as S3 does to wrong credentials; the environment that leads to it.
+
+    Where `reading` is not refused, it says that nothing is there: as to credentials that may only read.
+    """
 
     class Refusal(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
             self.rfile.read(int(self.headers.get("Content-Length") or 0))
+            refused = reading or self.command == "PUT"
+            status, code = (403, "InvalidAccessKeyId") if refused else (404, "NoSuchKey")
             body = f"<?xml version='1.0'?><Error><Code>{code}</Code></Error>".encode()
             self.send_response(status)
             self.send_header("Content-Length", str(len(body)))

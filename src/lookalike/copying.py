@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from lookalike import doubting, images
+from lookalike import doubting, images, objects
 from lookalike.calibration import GATES
 from lookalike.errors import BadPicture, CatalogueError, ObjectError, WrongEncoder
 from lookalike.roles import Store
@@ -72,6 +72,7 @@ def to_build(source: Store, uri: str, on_progress: OnProgress | None = None) -> 
     After a kill it goes on. CatalogueError where something else was begun there, or the source has changed
     since, or changes meanwhile.
     """
+    objects.check_writable(uri)
     digest, fragments = hashlib.sha256(), 0
     for rows in _pictures(source):
         _digest(digest, rows)

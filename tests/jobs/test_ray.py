@@ -19,7 +19,7 @@ import pytest
 
 import lookalike
 from ending import await_ended
-from lookalike import building
+from lookalike import building, objects
 from lookalike.captions import Palette
 from lookalike.settings import Settings, parts_of_build
 from lookalike.store import Build
@@ -142,7 +142,9 @@ def lookalike_cli(*arguments: object, env: dict[str, str] | None = None) -> subp
     return subprocess.run(command, capture_output=True, text=True, timeout=120, env=env)
 
 
-def test_whoever_is_killed_every_fragment_is_made_once(tmp_path: Path, head: Head, bucket: str) -> None:
+def test_whoever_is_killed_every_fragment_is_made_once(
+    tmp_path: Path, head: Head, storage: Storage, bucket: str
+) -> None:
     folder, uri, plain = tmp_path / "pictures", f"{bucket}/build", str(tmp_path / "plain")
     for seed in range(107):
         save(folder / f"{seed:03}.png", seed)
@@ -159,11 +161,14 @@ def test_whoever_is_killed_every_fragment_is_made_once(tmp_path: Path, head: Hea
                 break
     assert killed and job.returncode == -signal.SIGKILL
     until(lambda: not head.workers())  # they end with the job
-    there = Build.open(uri).manifest.fragments - len(Build.open(uri).missing())
+    made = list(objects.listed(f"{uri}/fragments"))
+    there, read = len(made), len(storage.reads(f"{uri}/fragments"))
     assert 4 <= there < 9
     index = ("index", folder, "--to", uri, "--captions", "palette", "--on", "ray:auto", "--json")
     again = lookalike_cli(*index, env=head.environment)
     assert (again.returncode, again.stderr) == (0, "")
+    reads = storage.reads(f"{uri}/fragments")[read:]
+    assert sorted(reads) == made  # of those that its workers made the job took their word
     report = json.loads(again.stdout)
     made_before = there * 12 - (there > 0)  # the first of them holds the bad one
     assert report["encoded"] == 107 - made_before

@@ -57,6 +57,8 @@ class Cluster:
                     raise LookalikeError(outcome["error"], outcome["hint"] or _AGAIN)
                 encoded += outcome["encoded"]
                 encoder_seconds += outcome["encoder_seconds"]
+                if outcome["told"]:
+                    begun.learn(outcome["fragment"], outcome["told"])
                 done += plan.length(outcome["fragment"])
                 if on_progress:
                     on_progress(done, plan.listed)

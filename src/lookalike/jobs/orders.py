@@ -73,6 +73,7 @@ class Outcome(TypedDict):
     fragment: int
     encoded: int  # pictures; 0 where another worker was first
     encoder_seconds: float
+    told: str  # what the build wants to know of it, see `Build.told`; "" where another worker was first
     error: str
     hint: str
 

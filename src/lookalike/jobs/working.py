@@ -65,8 +65,9 @@ class Worker:
         planned = self._plan.entries(fragment)
         _check_seen(planned)
         made = building.fragment_rows(planned, self._parts, threads=self._threads)
-        first = self._build.write(fragment, made.rows, made.about())
-        return _outcome(fragment, made.encoded if first else 0, made.encoder_seconds)
+        if not self._build.write(fragment, made.rows, made.about()):
+            return _outcome(fragment, encoder_seconds=made.encoder_seconds)
+        return _outcome(fragment, made.encoded, made.encoder_seconds, self._build.told(fragment))
 
 
 def _captioner(asked: Asked | None) -> Captioner | None:
@@ -105,12 +106,17 @@ def _told(error: Exception) -> LookalikeError:
 
 
 def _outcome(
-    fragment: int, encoded: int = 0, encoder_seconds: float = 0.0, error: LookalikeError | None = None
+    fragment: int,
+    encoded: int = 0,
+    encoder_seconds: float = 0.0,
+    told: str = "",
+    error: LookalikeError | None = None,
 ) -> Outcome:
     return {
         "fragment": fragment,
         "encoded": encoded,
         "encoder_seconds": encoder_seconds,
+        "told": told,
         "error": _as_text(str(error)) if error else "",
         "hint": _as_text(error.hint) if error else "",
     }

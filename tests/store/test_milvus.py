@@ -648,8 +648,8 @@ def test_commands_and_python_work_with_an_address(
     assert "--keys-file" in run("serve", address, "--new-key", "search", home=tmp_path, check=1).stderr
     for source, target in (
         (address, tmp_path / "copy"),
-        (tmp_path / "copy", f"{address}_again"),
         (address, tmp_path.as_uri() + "/build"),
+        (tmp_path.as_uri() + "/build", f"{address}_again"),
     ):
         copied = json.loads(run("copy", source, target, "--json", home=tmp_path).stdout)
         assert (copied["pictures"], copied["differences"]) == (7, [])

@@ -89,10 +89,14 @@ class Build:
         return self.manifest.counts is not None
 
     @property
+    def digest(self) -> str:
+        """Tells this finished build from all others, by what its fragments hold."""
+        return hashlib.sha256("".join(self.manifest.sums).encode()).hexdigest()
+
+    @property
     def epoch(self) -> str:
         """The same for all stores that are made of this finished build: they name their versions alike."""
-        digest = hashlib.sha256("".join(self.manifest.sums).encode()).digest()
-        return str(int.from_bytes(digest[:8], "little") >> 2)
+        return str(int.from_bytes(bytes.fromhex(self.digest)[:8], "little") >> 2)
 
     def info(self) -> dict[str, Any]:
         """What it holds, in the words of a catalogue's info, once it is finished; how far it is before."""

@@ -19,11 +19,14 @@ import pytest
 
 import lookalike
 from ending import await_ended
-from lookalike import building, objects
-from lookalike.captions import Palette
+from lookalike import building, images, objects
+from lookalike.captions import FileCaptions, Palette
+from lookalike.captions.records import read
+from lookalike.datasets import Labelled, open_dataset
+from lookalike.datasets.street2shop import make
 from lookalike.settings import Settings, parts_of_build
 from lookalike.store import Build
-from lookalike.values import Counts
+from lookalike.values import Counts, Region
 from saving import save
 from stores_on_loopback import Storage, free_port
 
@@ -73,6 +76,48 @@ with jobs.connected(on, jobs.Workers(1)) as cluster:
     told("version", facts)
     orders.__version__ = lookalike.__version__
     told("unseen", facts)
+"""
+
+
+CAPTIONS = """
+import json, sys
+from pathlib import Path
+from lookalike import jobs
+from lookalike.captions import Record, Unread, Writing
+from lookalike.datasets import Listed, open_dataset
+from lookalike.testing.oracle import Oracle
+from lookalike.values import Caption, Item
+
+regions = list(open_dataset(Path(sys.argv[1])).read("train"))
+listed = [*(each.listed() for each in regions), Listed(Item("gone"), "/nowhere.jpg")]
+
+class StandIn:  # of vLLM: it answers by the labels of what it is shown, but for two that fail
+    def __init__(self):
+        self._oracle = Oracle(regions)
+    def __call__(self, row):
+        body = json.loads(row.pop("ask"))
+        place = [json.loads(row["entry"])[0] == each.source for each in regions[:2]]
+        if place[0]:
+            return {**row, "reply": "As an AI I see no picture.", "error": ""}
+        said = self._oracle(body)
+        return {**row, "reply": getattr(said, "text", ""), "error": "out of memory" if place[1] else ""}
+
+def stage(rows):
+    import ray.data
+    return rows.map(StandIn, compute=ray.data.ActorPoolStrategy(min_size=1))
+
+form, unread, last = jobs.Form.of("stand-in", "fashion", None, check=True), {}, regions[-1]
+out = Path(sys.argv[2])
+with Writing(out, form.name) as file:  # as a run leaves it that was broken off
+    file.add(Record(last.source, last.listed().item.id, "", last.box, Caption("was there", form.name)))
+with jobs.connected("ray:auto") as cluster, Writing(out, form.name) as file:
+    left = [each for each in listed if (each.source, each.item.id, each.box) not in file.done]
+    for made in cluster.captions(left, form, stage):
+        if isinstance(made, Unread):
+            unread[made.source] = made.error
+        else:
+            file.add(made)
+print(json.dumps([len(left), unread]))
 """
 
 
@@ -183,6 +228,40 @@ def test_whoever_is_killed_every_fragment_is_made_once(
         for one, other in zip(ours.rows(number), theirs.rows(number), strict=True):
             assert (one.item, one.sha256, one.source) == (other.item, other.sha256, other.source)
             assert one.caption == other.caption and np.array_equal(one.vector, other.vector)
+
+
+def test_captions_by_a_model_on_the_cluster(tmp_path: Path, head: Head) -> None:
+    """vLLM itself cannot run here: the stage in its place answers by the labels of a data set."""
+    folder, out = tmp_path / "set", tmp_path / "captions.jsonl"
+    make(folder, 2, seed=5, workers=1)
+    regions = [each for each in open_dataset(folder).read("train") if isinstance(each, Labelled)]
+    with head.run(CAPTIONS, folder, out) as job:
+        said, complaints = job.communicate(timeout=120)
+    assert job.returncode == 0, complaints
+    left, unread = json.loads(said)
+    assert left == len(regions)  # but for the one that was there, with the one that is nowhere
+    assert unread.keys() == {"/nowhere.jpg"} and unread["/nowhere.jpg"]
+    made = {(record.path, record.box): record.caption for record in read(out)}
+    assert made.keys() == {(each.source, each.box) for each in regions}
+    assert len(out.read_text().splitlines()) == len(regions)
+    for each in regions:
+        caption = made[each.source, each.box]
+        if each == regions[-1]:
+            assert caption.text == "was there"
+        elif each.source == regions[0].source:
+            assert (caption.text, "meta" in str(caption.error)) == ("", True)
+        elif each.source == regions[1].source:
+            assert caption.error == "out of memory"
+        else:
+            assert caption.error is None and caption.text
+            told = {claim.value for claim in caption.claims if claim.attribute == "colour"}
+            assert told == {each.attributes["colour"]}
+    caption = ("caption", folder, "--split", "train", "--out", out, "--on", "ray:auto")
+    without_model = lookalike_cli(*caption)
+    assert (without_model.returncode, "give --vlm MODEL" in without_model.stderr) == (1, True)
+    some = regions[2]
+    (found,) = FileCaptions(out).captions([Region(images.load(some.source), some.box)])
+    assert found.text == made[some.source, some.box].text
 
 
 def test_what_does_not_fit_is_told_before_anything_is_written(

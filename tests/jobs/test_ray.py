@@ -290,12 +290,17 @@ def test_a_wrong_address_is_one_line(tmp_path: Path, pictures: Path, on: str) ->
     assert not Build.exists(f"{tmp_path}/build")
 
 
-def test_a_catalogue_is_no_place_for_a_cluster_and_keys_do_not_travel(tmp_path: Path, pictures: Path) -> None:
+def test_a_catalogue_is_no_place_for_a_cluster_keys_do_not_travel_and_gpus_are_not_wasted(
+    tmp_path: Path, pictures: Path
+) -> None:
     catalogue = lookalike_cli("index", pictures, "--to", tmp_path / "shop", "--on", "local")
     assert (catalogue.returncode, "a cluster fills a build" in catalogue.stderr) == (1, True)
     key = ("--key-file", tmp_path / "key")
     keyed = lookalike_cli("index", pictures, "--to", f"file://{tmp_path}/build", "--on", "local", *key)
     assert (keyed.returncode, "keys are not sent" in keyed.stderr) == (1, True)
+    gpus = ("--on", "local", "--encoder", "colour-histogram", "--worker-gpus", "1")
+    unused = lookalike_cli("index", pictures, "--to", f"file://{tmp_path}/build", *gpus)
+    assert (unused.returncode, "runs on CPUs alone" in unused.stderr) == (1, True)
 
 
 def test_without_the_extra(tmp_path: Path, pictures: Path) -> None:

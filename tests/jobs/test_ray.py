@@ -190,12 +190,12 @@ def lookalike_cli(*arguments: object, env: dict[str, str] | None = None) -> subp
 def test_whoever_is_killed_every_fragment_is_made_once(
     tmp_path: Path, head: Head, storage: Storage, bucket: str
 ) -> None:
-    folder, uri, plain = tmp_path / "pictures", f"{bucket}/build", str(tmp_path / "plain")
+    source, uri, plain = f"{bucket}/pictures", f"{bucket}/build", str(tmp_path / "plain")
     for seed in range(107):
-        save(folder / f"{seed:03}.png", seed)
-    (folder / "000-bad.png").write_text("these are not pixels")
+        objects.put(f"{source}/{seed:03}.png", save(tmp_path / "x.png", seed))
+    objects.put(f"{source}/000-bad.png", b"these are not pixels")
     killed = False
-    with head.run(JOB, uri, folder) as job:
+    with head.run(JOB, uri, source) as job:
         assert job.stdout
         for line in job.stdout:
             if not killed:
@@ -209,7 +209,8 @@ def test_whoever_is_killed_every_fragment_is_made_once(
     made = list(objects.listed(f"{uri}/fragments"))
     there, read = len(made), len(storage.reads(f"{uri}/fragments"))
     assert 4 <= there < 9
-    index = ("index", folder, "--to", uri, "--captions", "palette", "--on", "ray:auto", "--json")
+    on = f"ray://127.0.0.1:{head.client_port}"
+    index = ("index", source, "--to", uri, "--captions", "palette", "--on", on, "--json")
     again = lookalike_cli(*index, env=head.environment)
     assert (again.returncode, again.stderr) == (0, "")
     reads = storage.reads(f"{uri}/fragments")[read:]
@@ -217,10 +218,10 @@ def test_whoever_is_killed_every_fragment_is_made_once(
     report = json.loads(again.stdout)
     made_before = there * 12 - (there > 0)  # the first of them holds the bad one
     assert report["encoded"] == 107 - made_before
-    assert report["skipped"][0]["source"] == str(folder / "000-bad.png") and len(report["skipped"]) == 1
+    assert report["skipped"][0]["source"] == f"{source}/000-bad.png" and len(report["skipped"]) == 1
 
     parts, facts = parts_of_build(plain, Settings(), Palette())
-    begun, plan = building.prepare(plain, [folder], facts, size=12)
+    begun, plan = building.prepare(plain, [source], facts, size=12)
     building.build(begun, plan, parts)
     ours, theirs = Build.open(uri), Build.open(plain)
     assert ours.manifest.counts == theirs.manifest.counts == Counts(107, 107, 107, 107)

@@ -24,6 +24,7 @@ from lookalike.captions import FileCaptions, Palette
 from lookalike.captions.records import read
 from lookalike.datasets import Labelled, open_dataset
 from lookalike.datasets.street2shop import make
+from lookalike.jobs import orders
 from lookalike.settings import Settings, parts_of_build
 from lookalike.store import Build
 from lookalike.values import Counts, Region
@@ -72,9 +73,9 @@ except LookalikeError as error:
     print(error)
 with jobs.connected(on, jobs.Workers(1)) as cluster:
     told("fingerprint", facts | {"fingerprint": "0000"})  # as by other weights of the same name
-    orders.__version__ = "0.0.1"
+    ours, orders.version = orders.version, lambda: orders.__version__ + " (sources 0000)"  # another commit
     told("version", facts)
-    orders.__version__ = lookalike.__version__
+    orders.version = ours
     told("unseen", facts)
 """
 
@@ -275,10 +276,22 @@ def test_what_does_not_fit_is_told_before_anything_is_written(
     assert (job.returncode, complaints) == (0, "")
     assert "a worker of 64 CPUs" in large and "the most that one has are 2" in large
     assert "begun by colour-histogram (0000), not by colour-histogram (" in fingerprint
-    assert f"of lookalike 0.0.1, its worker of {lookalike.__version__}" in version
+    number = lookalike.__version__
+    assert f"lookalike {number} (sources 0000), its worker of {number} (sources " in version
+    assert "of the same commit" in version
     assert f"workers do not see {pictures}" in unseen and "shared folder" in unseen
     for name in ("fingerprint", "version", "unseen"):
         assert Build.open(f"{place}/{name}").missing() == [0]
+
+
+def test_two_commits_of_one_version_differ(tmp_path: Path) -> None:
+    digests = []
+    for name, text in (("one", "x = 1"), ("two", "x = 2"), ("three", "x = 1")):
+        (tmp_path / name / "deep").mkdir(parents=True)
+        (tmp_path / name / "deep" / "module.py").write_text(text)
+        (tmp_path / name / "weights.onnx").write_text(name)  # has a fingerprint of its own
+        digests.append(orders._sources(tmp_path / name))
+    assert digests[0] == digests[2] != digests[1]
 
 
 @pytest.mark.parametrize("on", ["ray://127.0.0.1:1", "ray://", "ray:auto", "somewhere", "ray://h:x"])

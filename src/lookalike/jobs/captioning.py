@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
@@ -25,6 +25,7 @@ from lookalike.captions.strategies import Told
 from lookalike.captions.strategies.attributes import question
 from lookalike.datasets import Listed
 from lookalike.errors import BadInput, BadPicture
+from lookalike.jobs.orders import check_version, version
 from lookalike.values import Box, Caption, Region, corners_of
 
 Stage = Callable[[Any], Any]  # a Ray data set to another one
@@ -40,6 +41,7 @@ class Form:
     vocabulary: Vocabulary
     prompt: Prompt
     check: bool = True  # compare claims with the region's pixels
+    version: str = field(default_factory=version)  # of lookalike, which all machines share
 
     @classmethod
     def of(cls, model: str, vocabulary: str, prompt: str | None, check: bool) -> Form:
@@ -116,6 +118,7 @@ class _Asking:
 
     def __call__(self, row: Mapping[str, Any]) -> dict[str, Any]:
         try:
+            check_version(self._form.version)
             ask = question(_region(row), self._form.vocabulary, self._form.prompt)
         except (BadPicture, BadInput) as error:
             nothing = {"messages": [{"role": "user", "content": "-"}], "max_tokens": 1}

@@ -9,11 +9,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import lookalike
 from lookalike import building, objects, settings, weights
 from lookalike.datasets import Listed
 from lookalike.errors import BadInput, CatalogueError, LookalikeError
-from lookalike.jobs.orders import Asked, Order, Outcome
+from lookalike.jobs.orders import Asked, Order, Outcome, check_version
 from lookalike.roles import Captioner
 from lookalike.store import Build, Plan, Planned
 
@@ -44,11 +43,7 @@ class Worker:
             return _outcome(fragment, error=_told(error))
 
     def _open(self, order: Order) -> None:
-        if order["version"] != lookalike.__version__:
-            raise BadInput(
-                f"the job is of lookalike {order['version']}, its worker of {lookalike.__version__}",
-                "install the same version on all machines of the cluster",
-            )
+        check_version(order["version"])
         try:
             self._build = Build.open(order["uri"])
         except CatalogueError as error:

@@ -31,7 +31,13 @@ CADDYFILE = (DEPLOY / "Caddyfile").read_text()
 SERVING = (ROOT / "src" / "lookalike" / "cli" / "serving.py").read_text()
 COMPOSE: dict[str, Any] = yaml.safe_load((DEPLOY / "compose.yaml").read_text())
 SERVICES: dict[str, dict[str, Any]] = COMPOSE["services"]
-PAGES = [DEPLOY / "README.md", ROOT / "docs" / "operate.md", ROOT / "docs" / "scale-serving.md"]
+PAGES = [
+    DEPLOY / "README.md",
+    *(
+        ROOT / "docs" / f"{name}.md"
+        for name in ("captions", "operate", "scale", "scale-milvus", "scale-serving")
+    ),
+]
 CLUSTER = DEPLOY / "kubernetes"
 KUSTOMIZATION: dict[str, Any] = yaml.safe_load((CLUSTER / "kustomization.yaml").read_text())
 MANIFESTS: dict[str, dict[str, Any]] = {
@@ -66,7 +72,7 @@ def asked_of_lookalike(page: Path) -> Iterator[list[str]]:
     """What the shell blocks of a page ask of the command, within containers too."""
     for block in re.findall(r"^```(?:sh|console)\n(.*?)^```", page.read_text(), re.MULTILINE | re.DOTALL):
         for line in block.replace("\\\n", " ").splitlines():
-            words = shlex.split(line.removeprefix("$ "), comments=True)
+            words = shlex.split(re.sub(r"^(\$ )?([A-Z_]+=\S+ )*", "", line), comments=True)
             if words[:1] == ["lookalike"]:
                 yield words[1:]
             if words[:3] == ["docker", "compose", "run"]:

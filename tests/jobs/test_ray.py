@@ -11,6 +11,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -20,14 +21,14 @@ import pytest
 import lookalike
 from ending import await_ended
 from lookalike import building, images, objects
-from lookalike.captions import FileCaptions, Palette
+from lookalike.captions import FileCaptions, Palette, Unread
 from lookalike.captions.records import read
-from lookalike.datasets import Labelled, open_dataset
+from lookalike.datasets import Labelled, Listed, open_dataset
 from lookalike.datasets.street2shop import make
-from lookalike.jobs import orders
+from lookalike.jobs import captioning, orders
 from lookalike.settings import Settings, parts_of_build
 from lookalike.store import Build
-from lookalike.values import Counts, Region
+from lookalike.values import Counts, Item, Region
 from saving import save
 from stores_on_loopback import Storage, free_port
 
@@ -264,6 +265,21 @@ def test_captions_by_a_model_on_the_cluster(tmp_path: Path, head: Head) -> None:
     some = regions[2]
     (found,) = FileCaptions(out).captions([Region(images.load(some.source), some.box)])
     assert found.text == made[some.source, some.box].text
+
+
+def test_what_is_wrong_with_a_machine_is_no_matter_of_a_picture(tmp_path: Path) -> None:
+    form = captioning.Form.of("stand-in", "fashion", None, check=True)
+    bad, good = tmp_path / "bad.png", save(tmp_path / "good.png", 1)
+    bad.write_text("these are not pixels")
+    stages = captioning._Asking(form), captioning._Reading(form)
+    made = {}
+    for path, stage in ((bad, stages[0]), (good, captioning._Asking(replace(form, version="0.0.1")))):
+        row = stage({"entry": captioning.entry(Listed(Item("a"), str(path)))})
+        assert json.loads(row["ask"])["messages"]  # it passes the engine all the same
+        made[path] = stages[1]({**row, "reply": "-", "error": ""})["made"]
+    assert isinstance(made[bad], Unread) and made[bad].source == str(bad)
+    assert isinstance(made[good], captioning.Fault)
+    assert "the job is of lookalike 0.0.1, its worker of" in made[good].message and made[good].hint
 
 
 def test_what_does_not_fit_is_told_before_anything_is_written(

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
@@ -26,6 +26,7 @@ from lookalike.captions.strategies.attributes import question
 from lookalike.datasets import Listed
 from lookalike.errors import BadInput, BadPicture
 from lookalike.jobs.orders import check_version, version
+from lookalike.jobs.working import located
 from lookalike.values import Box, Caption, Region, corners_of
 
 Stage = Callable[[Any], Any]  # a Ray data set to another one
@@ -75,6 +76,22 @@ class VLLM:
         return asked.map(_failed)
 
 
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """What is wrong with a machine, or with what it reaches, and not with a picture: the run ends with it."""
+
+    message: str
+    hint: str
+
+    @classmethod
+    def of(cls, error: Exception) -> Fault:
+        told = located(error)
+        return cls(str(told), told.hint)
+
+
+Made = Record | Unread | Fault
+
+
 class Leader:
     """Takes regions through the stages; each `next` waits for a record, None after the last one.
 
@@ -84,7 +101,7 @@ class Leader:
     def __init__(self, entries: Sequence[str], form: Form, engine: Stage) -> None:
         self._made = _captioned(entries, form, engine)
 
-    def next(self) -> Record | Unread | None:
+    def next(self) -> Made | None:
         return next(self._made, None)
 
 
@@ -93,7 +110,7 @@ def entry(listed: Listed) -> str:
     return json.dumps([listed.source, listed.item.id, corners_of(listed.box)])
 
 
-def _captioned(entries: Sequence[str], form: Form, engine: Stage) -> Iterator[Record | Unread]:
+def _captioned(entries: Sequence[str], form: Form, engine: Stage) -> Iterator[Made]:
     import ray.data
 
     context = ray.data.DataContext.get_current()
@@ -110,8 +127,8 @@ def _captioned(entries: Sequence[str], form: Form, engine: Stage) -> Iterator[Re
 
 
 class _Asking:
-    """A stage: the question about a region. A picture that cannot be read passes the engine as a bare word,
-    so that as many rows come out of it as went in."""
+    """A stage: the question about a region. What cannot be asked passes the engine as a bare word, so that as
+    many rows come out of it as went in, and `unasked` says why."""
 
     def __init__(self, form: Form) -> None:
         self._form = form
@@ -119,12 +136,16 @@ class _Asking:
     def __call__(self, row: Mapping[str, Any]) -> dict[str, Any]:
         try:
             check_version(self._form.version)
-            ask = question(_region(row), self._form.vocabulary, self._form.prompt)
-        except (BadPicture, BadInput) as error:
+            return {**row, "ask": json.dumps(self._asked(row)), "unasked": ""}
+        except Exception as error:
             nothing = {"messages": [{"role": "user", "content": "-"}], "max_tokens": 1}
-            return {**row, "ask": json.dumps(nothing), "unread": json.dumps(str(error))}
+            return {**row, "ask": json.dumps(nothing), "unasked": json.dumps(asdict(_unasked(row, error)))}
+
+    def _asked(self, row: Mapping[str, Any]) -> dict[str, Any]:
+        ask = question(_region(row), self._form.vocabulary, self._form.prompt)
         fields = request(ask, self._form.model, "structured_outputs")
-        return {**row, "ask": json.dumps(fields | fields.pop("extra_body")), "unread": ""}
+        schema: dict[str, Any] = fields.pop("extra_body")
+        return fields | schema  # as it is posted
 
 
 class _Reading:
@@ -133,17 +154,22 @@ class _Reading:
     def __init__(self, form: Form) -> None:
         self._form = form
 
-    def __call__(self, row: Mapping[str, Any]) -> dict[str, Any]:
+    def __call__(self, row: Mapping[str, Any]) -> dict[str, Made]:
+        if row["unasked"]:
+            told = json.loads(row["unasked"])
+            return {"made": Fault(**told) if "hint" in told else Unread(**told)}
+        try:
+            return {"made": self._record(row)}
+        except Exception as error:
+            return {"made": _unasked(row, error)}
+
+    def _record(self, row: Mapping[str, Any]) -> Record:
         source, item, _ = json.loads(row["entry"])
-        if row["unread"]:
-            return {"made": Unread(source, json.loads(row["unread"]))}
         region = _region(row)
         caption, step = self._read(row, region)
         created = datetime.now(UTC).isoformat(timespec="seconds")
         sha256 = region.picture.sha256
-        return {
-            "made": Record(source, item, sha256, region.box, caption, transcript=(step,), created=created)
-        }
+        return Record(source, item, sha256, region.box, caption, transcript=(step,), created=created)
 
     def _read(self, row: Mapping[str, Any], region: Region) -> tuple[Caption, Step]:
         form, raw = self._form, row["reply"]
@@ -165,8 +191,19 @@ class _Reading:
 
 
 def _region(row: Mapping[str, Any]) -> Region:
+    """BadPicture where the picture cannot be used, or the box lies beside it."""
     source, _, corners = json.loads(row["entry"])
-    return Region(images.load(source), None if corners is None else Box(*corners))
+    picture = images.load(source)
+    try:
+        return Region(picture, None if corners is None else Box(*corners))
+    except BadInput as error:
+        raise BadPicture(f"{source}: {error}") from None
+
+
+def _unasked(row: Mapping[str, Any], error: Exception) -> Unread | Fault:
+    return (
+        Unread(json.loads(row["entry"])[0], str(error)) if isinstance(error, BadPicture) else Fault.of(error)
+    )
 
 
 def _parameters(row: Mapping[str, Any]) -> dict[str, Any]:
@@ -176,10 +213,10 @@ def _parameters(row: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _replied(row: Mapping[str, Any]) -> dict[str, Any]:
-    return {**{name: row[name] for name in ("entry", "unread")}, "reply": row["generated_text"], "error": ""}
+    return {"entry": row["entry"], "unasked": row["unasked"], "reply": row["generated_text"], "error": ""}
 
 
 def _failed(row: Mapping[str, Any]) -> dict[str, Any]:
     """Rows of which the engine made nothing come past `_replied`."""
     error = str(row.get("__inference_error__") or "").strip().split("\n", 1)[0]
-    return {"entry": row["entry"], "unread": row["unread"], "reply": row.get("reply") or "", "error": error}
+    return {"entry": row["entry"], "unasked": row["unasked"], "reply": row.get("reply") or "", "error": error}

@@ -21,7 +21,7 @@ from lookalike.captions import Record, Unread
 from lookalike.catalogue import Report
 from lookalike.datasets import Listed, Unlisted
 from lookalike.errors import BadInput, LookalikeError, MissingExtra
-from lookalike.jobs.captioning import Form, Leader, Stage, entry
+from lookalike.jobs.captioning import Fault, Form, Leader, Stage, entry
 from lookalike.jobs.conducting import Conductor
 from lookalike.jobs.orders import Asked, Workers, order
 from lookalike.store import Build, Plan
@@ -73,7 +73,7 @@ class Cluster:
     ) -> Iterator[Record | Unread]:
         """A record for each region that is listed, in the order in which they are finished.
 
-        LookalikeError at the end where some were lost with a process of the cluster.
+        LookalikeError where a machine cannot do it, and at the end where some were lost with a process.
         """
         entries = []
         for each in listed:
@@ -83,10 +83,14 @@ class Cluster:
                 entries.append(entry(each))
         lost = len(entries)
         for made in _led(Leader, entries, form, engine) if entries else ():
+            if isinstance(made, Fault):
+                raise LookalikeError(made.message, made.hint or _AGAIN)
             lost -= 1
             yield made
         if lost:
-            raise LookalikeError(f"{lost} of {len(entries)} regions were lost on the cluster", _AGAIN)
+            raise LookalikeError(
+                f"{lost} of {len(entries)} regions were lost on the cluster", f"Ray's logs tell why; {_AGAIN}"
+            )
 
 
 @contextmanager

@@ -31,7 +31,7 @@ class Worker:
         try:
             self._open(order)
         except Exception as error:
-            self._wrong = _told(error)
+            self._wrong = located(error)
 
     def __call__(self, row: Mapping[str, Any]) -> Outcome:
         fragment = int(row["fragment"])
@@ -40,7 +40,7 @@ class Worker:
         try:
             return self._make(fragment)
         except Exception as error:
-            return _outcome(fragment, error=_told(error))
+            return _outcome(fragment, error=located(error))
 
     def _open(self, order: Order) -> None:
         check_version(order["version"])
@@ -88,7 +88,7 @@ def _check_seen(planned: Sequence[Planned]) -> None:
         )
 
 
-def _told(error: Exception) -> LookalikeError:
+def located(error: Exception) -> LookalikeError:
     """An error in one line that names the machine; what nobody foresaw goes to the worker's log as it is."""
     where = f"on {socket.gethostname()}"
     if isinstance(error, LookalikeError):

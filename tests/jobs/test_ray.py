@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import psutil
@@ -259,8 +260,8 @@ def test_captions_by_a_model_on_the_cluster(tmp_path: Path, head: Head) -> None:
             assert caption.error is None and caption.text
             told = {claim.value for claim in caption.claims if claim.attribute == "colour"}
             assert told == {each.attributes["colour"]}
-    caption = ("caption", folder, "--split", "train", "--out", out, "--on", "ray:auto")
-    without_model = lookalike_cli(*caption)
+    command = ("caption", folder, "--split", "train", "--out", out, "--on", "ray:auto")
+    without_model = lookalike_cli(*command)
     assert (without_model.returncode, "give --vlm MODEL" in without_model.stderr) == (1, True)
     some = regions[2]
     (found,) = FileCaptions(out).captions([Region(images.load(some.source), some.box)])
@@ -272,7 +273,7 @@ def test_what_is_wrong_with_a_machine_is_no_matter_of_a_picture(tmp_path: Path) 
     bad, good = tmp_path / "bad.png", save(tmp_path / "good.png", 1)
     bad.write_text("these are not pixels")
     stages = captioning._Asking(form), captioning._Reading(form)
-    made = {}
+    made: dict[Path, Any] = {}
     for path, stage in ((bad, stages[0]), (good, captioning._Asking(replace(form, version="0.0.1")))):
         row = stage({"entry": captioning.entry(Listed(Item("a"), str(path)))})
         assert json.loads(row["ask"])["messages"]  # it passes the engine all the same

@@ -134,9 +134,9 @@ def caption(
         raise BadInput(f"--per {per}", "picture or item")
     prices = prices_of(price)
     if on is not None:
-        asked = (strategy, samples, per, captioner) == ("attributes", 1, "picture", "palette")
         from lookalike.jobs import Form
 
+        asked = (strategy, samples, per, captioner) == ("attributes", 1, "picture", "palette")
         if vlm is None or not asked or llm or encoder or regions or key_file:
             raise BadInput(
                 "on a cluster one model fills in one form for each region, without a server",

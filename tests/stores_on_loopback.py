@@ -1,14 +1,18 @@
 """Object storage for tests: moto's server on loopback, a stand-in for S3 without any claim on durability."""
 
+import os
+import re
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 
 CREDENTIALS = {
     "AWS_ACCESS_KEY_ID": "key", "AWS_SECRET_ACCESS_KEY": "secret", "AWS_REGION": "us-east-1",
@@ -22,7 +26,9 @@ class Storage:
         self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(self.port)]
-        self._process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        self._log, path = tempfile.mkstemp()  # of requests
+        Path(path).unlink()
+        self._process = subprocess.Popen(command, stdout=self._log, stderr=self._log)
         self._buckets = 0
         until = time.monotonic() + 60
         while True:
@@ -46,18 +52,30 @@ class Storage:
         urllib.request.urlopen(request).close()
         return f"s3://{name}"
 
+    def reads(self, uri: str) -> list[str]:
+        """The objects below a URI that were read so far, each as often as it was."""
+        place = re.escape(uri.removeprefix("s3:/"))
+        requests = os.pread(self._log, 1 << 26, 0).decode()
+        return [f"s3:/{name}" for name in re.findall(rf'"GET ({place}/\S+) ', requests)]
+
     def stop(self) -> None:
         self._process.kill()
         self._process.wait()
+        os.close(self._log)
 
 
 @contextmanager
-def refusing(status: int = 403, code: str = "InvalidAccessKeyId") -> Iterator[dict[str, str]]:
-    """A server that answers all as S3 does to wrong credentials; the environment that leads to it."""
+def refusing(reading: bool = True) -> Iterator[dict[str, str]]:
+    """A server that answers all as S3 does to wrong credentials; the environment that leads to it.
+
+    Where `reading` is not refused, it says that nothing is there: as to credentials that may only read.
+    """
 
     class Refusal(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
             self.rfile.read(int(self.headers.get("Content-Length") or 0))
+            refused = reading or self.command == "PUT"
+            status, code = (403, "InvalidAccessKeyId") if refused else (404, "NoSuchKey")
             body = f"<?xml version='1.0'?><Error><Code>{code}</Code></Error>".encode()
             self.send_response(status)
             self.send_header("Content-Length", str(len(body)))

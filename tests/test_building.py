@@ -1,11 +1,13 @@
 """Builds from sources: resumed, made by several, stopped by what stops storage."""
 
 import json
+import os
 import resource
 import shutil
 import signal
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
@@ -18,7 +20,7 @@ from lookalike.store import Build
 from lookalike.testing import ThumbnailEncoder
 from lookalike.values import Counts
 from saving import save
-from stores_on_loopback import Storage
+from stores_on_loopback import Storage, refusing
 
 BUILDER = """
 import sys
@@ -37,9 +39,12 @@ except LookalikeError as error:
 """
 
 
-def lookalike_cli(*arguments: object) -> subprocess.CompletedProcess[str]:
+def lookalike_cli(
+    *arguments: object, environment: Mapping[str, str] | None = None
+) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "lookalike", *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=120)
+    told = os.environ | (environment or {})
+    return subprocess.run(command, capture_output=True, text=True, timeout=120, env=told)
 
 
 def many(folder: Path, count: int) -> Path:
@@ -117,6 +122,27 @@ def test_other_options_are_refused_before_anything_is_listed(tmp_path: Path, pic
         assert caught.value.hint
     with pytest.raises(CatalogueError, match="other sources"):
         building.prepare(uri, [tmp_path], facts)
+
+
+def test_a_place_that_cannot_be_written_is_told_before_anything_is_listed(
+    tmp_path: Path, bucket: str
+) -> None:
+    table = tmp_path / "list.csv"
+    table.write_text("no column that it needs\n")  # listing it is an error of its own
+
+    def told(target: str, environment: Mapping[str, str] | None = None) -> str:
+        index = ("index", table, "--to", target, "--encoder", "colour-histogram")
+        done = lookalike_cli(*index, environment=environment)
+        assert (done.returncode, "Traceback" in done.stderr) == (1, False)
+        return done.stderr
+
+    assert "there is no such bucket" in told(f"{bucket}-none/build")
+    with refusing() as wrong:
+        assert "access is refused" in told("s3://bucket/build", wrong)
+    with refusing(reading=False) as reading_only:
+        assert "access is refused" in told("s3://bucket/build", reading_only)
+    assert "list.csv" in told(f"{bucket}/build")
+    assert list(objects.listed(bucket)) == []
 
 
 def test_storage_that_goes_away_in_the_middle(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

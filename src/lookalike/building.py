@@ -56,8 +56,8 @@ def prepare(
 ) -> tuple[Build, Plan]:
     """The build at `uri` and its plan, both begun unless they are there.
 
-    CatalogueError where it was begun from other sources or by other parts than the `facts` tell, before
-    anything is listed; BadInput where the sources have no pictures.
+    CatalogueError where it was begun from other sources or by other parts than the `facts` tell, ObjectError
+    where it cannot be written, both before anything is listed; BadInput where the sources have no pictures.
     """
     uri, origins = objects.normal(uri), [origin_of(source) for source in sources]
     if Build.exists(uri):
@@ -66,6 +66,7 @@ def prepare(
         plan = Plan.open(uri)
         plan.check(origins)
     except NoObject:
+        objects.check_writable(uri)
         plan = Plan.make(uri, origins, _planned(origins), size)
     return Build.create(uri, facts, plan.digest, plan.fragments), plan
 

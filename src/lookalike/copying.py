@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from lookalike import doubting, images
+from lookalike import doubting, images, objects
 from lookalike.calibration import GATES
 from lookalike.errors import BadPicture, CatalogueError, ObjectError, WrongEncoder
 from lookalike.roles import Store
@@ -26,6 +26,7 @@ CALIBRATION = (
     *GATES,
     doubting.FACT,
 )  # facts that hold for the same rows anywhere
+_COPIED = "copied"  # a fact while a build is copied: its digest, and how many of its fragments are there
 _ALIKE = 2e-3  # scores of fp16 descriptors that were multiplied in another order
 _SPARE = 32  # candidates that are kept for the first `TOP`: a picture may come again
 
@@ -44,14 +45,19 @@ class Copied:
 def to_store(source: Store | Build, target: Store, on_progress: OnProgress | None = None) -> Copied:
     """Copy all rows into a store of the same encoder and regime, and check that it answers the same.
 
-    As `Store.add` does: what is there already stays as it is, so a copy that was killed is made again.
+    As `Store.add` does: what is there already stays as it is, so a copy that was killed is made again. Of a
+    build it goes on: fragments that the target has noted as copied are read for the check alone.
     The facts of a calibration come with the rows. WrongEncoder or CatalogueError where the two do not fit.
     """
     _check_fit(facts_of(source), dict(target.meta.items()))
     counts, vectors = _counts(source), _sample(source)
     expected, done, run = _Nearest(vectors), 0, target.start_run()
-    for rows in _pictures(source):
-        target.add(rows, run)
+    copied = _copied_before(source, target)
+    for number, rows in enumerate(_pictures(source)):
+        if number >= copied:
+            target.add(rows, run)
+            if isinstance(source, Build):
+                target.meta[_COPIED] = f"{source.digest} {number + 1}"
         expected.see(rows)
         done += len(rows)
         if on_progress:
@@ -60,6 +66,7 @@ def to_store(source: Store | Build, target: Store, on_progress: OnProgress | Non
         if fact in CALIBRATION:
             target.meta[fact] = value
     target.build_index()
+    target.meta.pop(_COPIED, None)  # who copies once more wants all of it, whatever became of the target
     found = _answers(target, vectors)
     return Copied(
         counts, len(vectors), tuple(_differences(counts, target.count(), expected.answers(), found))
@@ -72,6 +79,7 @@ def to_build(source: Store, uri: str, on_progress: OnProgress | None = None) -> 
     After a kill it goes on. CatalogueError where something else was begun there, or the source has changed
     since, or changes meanwhile.
     """
+    objects.check_writable(uri)
     digest, fragments = hashlib.sha256(), 0
     for rows in _pictures(source):
         _digest(digest, rows)
@@ -98,6 +106,12 @@ def to_build(source: Store, uri: str, on_progress: OnProgress | None = None) -> 
         found.see(build.rows(number))
     differences = _differences(counts, written, expected.answers(), found.answers())
     return Copied(counts, len(vectors), tuple(differences))
+
+
+def _copied_before(source: Store | Build, target: Store) -> int:
+    """How many fragments of this build a copy that was broken off has brought to the target."""
+    digest, _, number = target.meta.get(_COPIED, "").partition(" ")
+    return int(number) if isinstance(source, Build) and digest == source.digest else 0
 
 
 def pictures_readable(store: Store) -> bool:

@@ -15,7 +15,7 @@ import os
 import posixpath
 import re
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import lru_cache
@@ -113,6 +113,17 @@ def put_if_absent(uri: str, data: bytes | Path) -> bool:
     Of several that do so at once one alone is told True.
     """
     return _put(uri, data, "create")
+
+
+def check_writable(uri: str) -> None:
+    """ObjectError or StorageFull where nothing can be put below a URI: now, before there is work to lose."""
+    tried = join(uri, "writable")
+    put_if_absent(tried, b"")  # as what follows is put: storage that knows no conditions is found out, too
+    place = _place(tried)
+    with suppress(ObjectError), _explained(tried):  # who may write and not delete leaves it there, empty
+        import obstore
+
+        obstore.delete(_store(place.root), place.key)
 
 
 def listed(uri: str) -> Iterator[str]:

@@ -264,6 +264,11 @@ def open_encoder(named: str | Encoder, threads: int | None = None) -> Encoder:
     raise unknown_name("encoder", named, [*ENCODERS, *hubs])
 
 
+def takes_gpu(encoder: str) -> bool:
+    """Whether an encoder of this name runs on a GPU where there is one: onnxruntime is used on CPUs alone."""
+    return encoder not in ENCODERS and not encoder.endswith(".onnx")
+
+
 def open_regions(named: str | RegionFinder, encoder: Encoder) -> RegionFinder:
     if not isinstance(named, str):
         return named

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import tomllib
 from collections.abc import Iterator
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from typer.main import get_command
 from lookalike.cli import app
 from lookalike.server import Limits
 from lookalike.server.watch import Watch
+from lookalike.store.address import Address
 from lookalike.values import Counts
 
 ROOT = Path(__file__).parents[2]
@@ -29,7 +31,13 @@ CADDYFILE = (DEPLOY / "Caddyfile").read_text()
 SERVING = (ROOT / "src" / "lookalike" / "cli" / "serving.py").read_text()
 COMPOSE: dict[str, Any] = yaml.safe_load((DEPLOY / "compose.yaml").read_text())
 SERVICES: dict[str, dict[str, Any]] = COMPOSE["services"]
-PAGES = [DEPLOY / "README.md", ROOT / "docs" / "operate.md", ROOT / "docs" / "scale-serving.md"]
+PAGES = [
+    DEPLOY / "README.md",
+    *(
+        ROOT / "docs" / f"{name}.md"
+        for name in ("captions", "operate", "scale", "scale-milvus", "scale-serving")
+    ),
+]
 CLUSTER = DEPLOY / "kubernetes"
 KUSTOMIZATION: dict[str, Any] = yaml.safe_load((CLUSTER / "kustomization.yaml").read_text())
 MANIFESTS: dict[str, dict[str, Any]] = {
@@ -38,6 +46,7 @@ MANIFESTS: dict[str, dict[str, Any]] = {
     for document in yaml.safe_load_all((CLUSTER / name).read_text())
 }
 POD: dict[str, Any] = MANIFESTS["Deployment"]["spec"]["template"]
+ON_MILVUS: dict[str, Any] = yaml.safe_load((DEPLOY / "kubernetes-milvus" / "kustomization.yaml").read_text())
 
 
 def filled(text: str) -> str:
@@ -63,7 +72,7 @@ def asked_of_lookalike(page: Path) -> Iterator[list[str]]:
     """What the shell blocks of a page ask of the command, within containers too."""
     for block in re.findall(r"^```(?:sh|console)\n(.*?)^```", page.read_text(), re.MULTILINE | re.DOTALL):
         for line in block.replace("\\\n", " ").splitlines():
-            words = shlex.split(line.removeprefix("$ "), comments=True)
+            words = shlex.split(re.sub(r"^(\$ )?([A-Z_]+=\S+ )*", "", line), comments=True)
             if words[:1] == ["lookalike"]:
                 yield words[1:]
             if words[:3] == ["docker", "compose", "run"]:
@@ -242,6 +251,54 @@ def test_nothing_in_a_pod_may_more_than_it_needs() -> None:
         assert bound["readOnlyRootFilesystem"] is True and bound["allowPrivilegeEscalation"] is False
         assert bound["capabilities"] == {"drop": ["ALL"]}
         assert container["resources"]["limits"]["memory"] and container["resources"]["limits"]["cpu"]
+
+
+def test_replicas_on_a_catalogue_in_milvus_copy_nothing_and_reach_it() -> None:
+    manifests = patched(ON_MILVUS["patches"])
+    for manifest in manifests.values():
+        kubernetes_validate.validate(manifest, "1.34", strict=True)
+    assert ON_MILVUS["resources"] == ["../kubernetes"]
+    (generated,) = ON_MILVUS["configMapGenerator"]
+    (former,) = KUSTOMIZATION["configMapGenerator"]
+    assert (generated["name"], generated["behavior"]) == (former["name"], "replace")
+    (literal,) = generated["literals"]
+    name, _, address = literal.partition("=")
+    spec = manifests["Deployment"]["spec"]["template"]["spec"]
+    assert "initContainers" not in spec
+    (serving,) = spec["containers"]
+    parsed(serving["args"])
+    assert serving["args"][:3] == ["serve", f"$({name})", "--read-only"]
+    told, secret = serving["envFrom"]
+    assert told["configMapRef"]["name"] == generated["name"]
+    assert secret["secretRef"] == {"name": "lookalike-milvus"}
+    cache = re.findall(r"^COPY --from=built /models (\S+)$", CONTAINERFILE, re.MULTILINE)[0]
+    assert f"{cache}/milvus" in [mount["mountPath"] for mount in serving["volumeMounts"]]
+    reached = [
+        port["port"] for rule in manifests["NetworkPolicy"]["spec"]["egress"] for port in rule["ports"]
+    ]
+    assert Address.parse(address).port in reached and {53, 443} <= set(reached)
+
+
+def patched(patches: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """The manifests as Kustomize makes them of JSON patches."""
+    manifests = deepcopy(MANIFESTS)
+    for patch in patches:
+        for change in yaml.safe_load(patch["patch"]):
+            place: Any = manifests[patch["target"]["kind"]]
+            *folders, last = change["path"].strip("/").split("/")
+            for each in folders:
+                place = place[int(each)] if isinstance(place, list) else place[each]
+            match change["op"], last:
+                case "add", "-":
+                    place.append(change["value"])
+                case "remove", _:
+                    del place[last]
+                case "replace", _ if isinstance(place, list):
+                    place[int(last)] = change["value"]
+                case operation, _:
+                    assert (last in place) is (operation == "replace"), change
+                    place[last] = change["value"]
+    return manifests
 
 
 def test_names_and_ports_of_the_manifests_agree() -> None:

@@ -1,9 +1,10 @@
 """Catalogues that move: to builds, from builds, between folders; what is checked, and what is refused."""
 
 import json
+import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -113,6 +114,55 @@ def test_it_goes_on_after_a_kill(tmp_path: Path, bucket: str, monkeypatch: pytes
         source.add([row("another")], source.start_run())
         with pytest.raises(CatalogueError, match="something else"):
             copying.to_build(source, f"{bucket}/other")
+
+
+COPIER = """
+import sys
+from pathlib import Path
+from lookalike import copying
+from lookalike.store import Build, LocalStore
+
+with LocalStore(Path(sys.argv[2]), write=True) as target:
+    copying.to_store(Build.open(sys.argv[1]), target, lambda done, _: print(done, flush=True))
+"""
+
+
+class Counting(LocalStore):
+    """A store that knows how many rows it was given."""
+
+    given = 0
+
+    def add(self, rows: Sequence[Row], run: int) -> None:
+        self.given += len(rows)
+        super().add(rows, run)
+
+
+def test_a_copy_of_a_build_goes_on_after_a_kill(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(copying, "FRAGMENT", 10)
+    with full(tmp_path / "one") as source:
+        copying.to_build(source, str(tmp_path / "build"))
+    build = Build.open(str(tmp_path / "build"))
+    make_store(tmp_path / "two", copying.facts_of(build))
+    command = [sys.executable, "-c", COPIER, build.uri, tmp_path / "two"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as copier:
+        assert copier.stdout
+        done = [int(copier.stdout.readline()) for _ in range(3)][-1]
+        copier.kill()
+        done = max([done, *map(int, copier.stdout)])
+    assert copier.returncode == -signal.SIGKILL
+    with Counting(tmp_path / "two", write=True) as target:
+        there = target.count().regions
+        assert done <= there < build.finish().regions
+        assert copying.to_store(build, target).differences == ()
+        assert target.given <= build.finish().regions - done
+        assert [each.item.id for each in target.scan()] == [each.item.id for each in source_rows(build)]
+        target.remove(["item-5"])
+        assert copying.to_store(build, target).differences == ()  # from its beginning
+
+
+def source_rows(build: Build) -> Iterator[Row]:
+    for number in range(build.manifest.fragments):
+        yield from build.rows(number)
 
 
 class Moving(LocalStore):

@@ -30,6 +30,7 @@ from lookalike.store.address import Address
 from lookalike.store.milvus import MilvusStore
 from lookalike.store.milvus.facts import Facts
 from lookalike.store.milvus.server import Server
+from lookalike.store.milvus.store import SCHEMA
 from lookalike.testing import ThumbnailEncoder
 from lookalike.values import Caption, Claim, Item, Row, unit
 
@@ -560,6 +561,7 @@ def test_a_write_that_was_broken_off_is_healed_by_the_next(server: Running, open
         assert store.count().items == 4
 
 
+@pytest.mark.usefixtures("both")
 def test_what_cannot_be_opened_is_one_line(server: Running, opener: Opener, tmp_path: Path) -> None:
     started = time.monotonic()
     address = f"milvus://127.0.0.1:{server.port}"
@@ -588,6 +590,14 @@ def test_what_cannot_be_opened_is_one_line(server: Running, opener: Opener, tmp_
         opener("both", 8)
     with pytest.raises(CatalogueError, match="reading only"):
         opener("both").add(many(1), 1)
+    with closing(Server(Address.parse(f"{address}/both"), TOKEN)) as connection:
+        facts = Facts(connection, "both__facts")
+        for schema, word in ((SCHEMA + 1, "newer"), (SCHEMA - 1, "older")):
+            facts.set_state(schema=schema)
+            with pytest.raises(CatalogueError, match=f"was written by a {word} lookalike") as caught:
+                opener("both")
+            assert caught.value.hint
+        facts.set_state(schema=SCHEMA)
 
 
 def run(*arguments: object, home: Path, check: int = 0) -> Any:
@@ -648,8 +658,8 @@ def test_commands_and_python_work_with_an_address(
     assert "--keys-file" in run("serve", address, "--new-key", "search", home=tmp_path, check=1).stderr
     for source, target in (
         (address, tmp_path / "copy"),
-        (tmp_path / "copy", f"{address}_again"),
         (address, tmp_path.as_uri() + "/build"),
+        (tmp_path.as_uri() + "/build", f"{address}_again"),
     ):
         copied = json.loads(run("copy", source, target, "--json", home=tmp_path).stdout)
         assert (copied["pictures"], copied["differences"]) == (7, [])

@@ -18,6 +18,7 @@ from lookalike.errors import BadInput, LookalikeError
 if TYPE_CHECKING:
     from lookalike.captions import Record, Unread, Vocabulary, Writing
     from lookalike.datasets import Listed, Unlisted
+    from lookalike.jobs import Form
     from lookalike.roles import Captioner
     from lookalike.settings import Asking
 
@@ -110,6 +111,18 @@ def caption(
     ] = False,
     cache: CacheOption = None,
     key_file: KeyOption = None,
+    on: Annotated[
+        str | None,
+        typer.Option(
+            "--on",
+            metavar="ray://HOST:PORT|ray:auto|local",
+            help="A Ray cluster that runs the model of --vlm itself.",
+        ),
+    ] = None,
+    workers: Annotated[
+        int | None,
+        typer.Option("--workers", min=1, help="With --on: copies of it, a GPU each; as many as have one."),
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Write captions of pictures. Killed or stopped, run it again: no finished call is repeated."""
@@ -120,6 +133,20 @@ def caption(
     if per not in ("picture", "item"):
         raise BadInput(f"--per {per}", "picture or item")
     prices = prices_of(price)
+    if on is not None:
+        from lookalike.jobs import Form
+
+        asked = (strategy, samples, per, captioner) == ("attributes", 1, "picture", "palette")
+        if vlm is None or not asked or llm or encoder or regions or key_file:
+            raise BadInput(
+                "on a cluster one model fills in one form for each region, without a server",
+                "give --vlm MODEL, and none of --captioner, --llm, --strategy, --samples, --per, --encoder, "
+                "--regions, --key-file",
+            )
+        form, report = Form.of(vlm, vocabulary, prompt, check), _Report(prices)
+        _write_on(on, workers, form, _listed(sources, split, first), out, report)
+        _tell(report, out, form.name, as_json)
+        return
     asking = Asking(
         vlm=vlm,
         llm=llm,
@@ -160,8 +187,43 @@ def caption(
             for done, record in enumerate(run, start=report.kept + 1):
                 report.note(record, file)
                 on_progress(done, total, report.rate())
+    _tell(report, out, writer.name, as_json)
+
+
+def _write_on(
+    on: str,
+    workers: int | None,
+    form: Form,
+    listed: tuple[Iterable[Listed | Unlisted], int | None],
+    out: Path,
+    report: _Report,
+) -> None:
+    """Have a cluster write the records that `out` lacks; `report` notes them."""
+    from lookalike import jobs
+    from lookalike.captions import Writing
+    from lookalike.datasets import Listed
+
+    entries, total = listed
+    with (
+        jobs.connected(on, jobs.Workers(workers, gpus=1)) as cluster,
+        Writing(out, form.name) as file,
+        bar("captioning") as on_progress,
+    ):
+        report.kept = len(file.done)
+        left = (
+            each
+            for each in entries
+            if not (isinstance(each, Listed) and (each.source, each.item.id, each.box) in file.done)
+        )
+        engine = jobs.VLLM(form.model, cluster.workers.count or 1)
+        for done, record in enumerate(cluster.captions(left, form, engine), start=report.kept + 1):
+            report.note(record, file)
+            on_progress(done, total, report.rate())
+
+
+def _tell(report: _Report, out: Path, by: str, as_json: bool) -> None:
     if as_json:
-        print_json(report.as_json(out, writer.name))
+        print_json(report.as_json(out, by))
     else:
         report.print(out)
     if report.written == 0 and report.kept == 0:

@@ -165,12 +165,22 @@ def _build_on(
     on_progress: OnProgress,
 ) -> Report:
     from lookalike import building, jobs
-    from lookalike.settings import parts_of_build
+    from lookalike.settings import parts_of_build, takes_gpu
 
     _, facts = parts_of_build(to, settings, captioner)
+    if workers.gpus and not takes_gpu(facts["encoder"]) and not _captioned_here(asked):
+        raise BadInput(
+            f"{facts['encoder']} runs on CPUs alone: a GPU would be kept from others and not used",
+            "leave out --worker-gpus; encoders hub:NAME and models of torch use one",
+        )
     with jobs.connected(on, workers) as cluster:
         begun, plan = building.prepare(to, sources, facts, jobs.FRAGMENT)
         return cluster.build(begun, plan, asked, on_progress)
+
+
+def _captioned_here(asked: Asked | None) -> bool:
+    """Whether workers run a model of captions themselves."""
+    return asked is not None and asked.captioner.startswith("transformers:")
 
 
 def info(

@@ -10,17 +10,20 @@ import sys
 import threading
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass, replace
 from typing import Any, cast
 from urllib.parse import urlsplit
 
 from lookalike import building
+from lookalike.captions import Record, Unread
 from lookalike.catalogue import Report
+from lookalike.datasets import Listed, Unlisted
 from lookalike.errors import BadInput, LookalikeError, MissingExtra
+from lookalike.jobs.captioning import Fault, Form, Leader, Stage, entry
 from lookalike.jobs.conducting import Conductor
-from lookalike.jobs.orders import Asked, Outcome, Workers, order
+from lookalike.jobs.orders import Asked, Workers, order
 from lookalike.store import Build, Plan
 from lookalike.values import Progress
 
@@ -52,15 +55,42 @@ class Cluster:
         missing = begun.missing()
         done = plan.listed - sum(map(plan.length, missing))
         if missing:
-            for outcome in _outcomes(missing, order(begun, self.workers, captions), self.workers):
+            told = order(begun, self.workers, captions)
+            for outcome in _led(Conductor, missing, told, self.workers):
                 if outcome["error"]:
                     raise LookalikeError(outcome["error"], outcome["hint"] or _AGAIN)
                 encoded += outcome["encoded"]
                 encoder_seconds += outcome["encoder_seconds"]
+                if outcome["told"]:
+                    begun.learn(outcome["fragment"], outcome["told"])
                 done += plan.length(outcome["fragment"])
                 if on_progress:
                     on_progress(done, plan.listed)
         return building.report(begun, plan, encoded, time.perf_counter() - started, encoder_seconds)
+
+    def captions(
+        self, listed: Iterable[Listed | Unlisted], form: Form, engine: Stage
+    ) -> Iterator[Record | Unread]:
+        """A record for each region that is listed, in the order in which they are finished.
+
+        LookalikeError where a machine cannot do it, and at the end where some were lost with a process.
+        """
+        entries = []
+        for each in listed:
+            if isinstance(each, Unlisted):
+                yield Unread(each.source, each.error)
+            else:
+                entries.append(entry(each))
+        lost = len(entries)
+        for made in _led(Leader, entries, form, engine) if entries else ():
+            if isinstance(made, Fault):
+                raise LookalikeError(made.message, made.hint or _AGAIN)
+            lost -= 1
+            yield made
+        if lost:
+            raise LookalikeError(
+                f"{lost} of {len(entries)} regions were lost on the cluster", f"Ray's logs tell why; {_AGAIN}"
+            )
 
 
 @contextmanager
@@ -137,14 +167,15 @@ def _fitted(workers: Workers, machines: list[Any]) -> Workers:
     return replace(workers, count=workers.count or room)
 
 
-def _outcomes(fragments: list[int], told: Any, workers: Workers) -> Iterator[Outcome]:
+def _led(leader: type, *told: Any) -> Iterator[Any]:
+    """What a leader's `next` gives, on the cluster's head, until it gives None."""
     import ray
 
-    led = ray.remote(Conductor).options(num_cpus=0, resources=_HEAD, max_restarts=0)
+    led = ray.remote(leader).options(num_cpus=0, resources=_HEAD, max_restarts=0)
     try:
-        conductor = led.remote(fragments, told, workers)
-        while (outcome := ray.get(conductor.next.remote())) is not None:
-            yield outcome
+        actor = led.remote(*told)
+        while (made := ray.get(actor.next.remote())) is not None:
+            yield made
     except (ray.exceptions.RayError, ConnectionError) as error:
         raise _explained(error) from None
 
@@ -154,7 +185,8 @@ def _explained(error: Exception) -> LookalikeError:
     if lacking := re.search(r"No module named '([\w.]+)'", said):
         return LookalikeError(
             f"a machine of the cluster has no {lacking[1]}",
-            "install lookalike with the extras ray and objects on all of them, in the same version",
+            "install lookalike with the extras ray and objects on all of them, in the same version; "
+            "for a model of captions also captions and ray[llm]",
         )
     if re.search(r"ActorDied|ActorUnavailable|WorkerCrashed|NodeDied|died unexpectedly|OutOfMemory", said):
         return LookalikeError(

@@ -43,6 +43,7 @@ def _outcomes(fragments: Sequence[int], order: Order, workers: Workers) -> Itera
             "fragment": fragment,
             "encoded": 0,
             "encoder_seconds": 0.0,
+            "told": "",
             "error": f"whoever makes fragment {fragment} is lost: {ROUNDS} workers were",
             "hint": "have they enough memory? Ray's logs tell; what was made is kept",
         }

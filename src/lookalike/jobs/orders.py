@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import cache
+from pathlib import Path
 from typing import TypedDict
 
+import lookalike
 from lookalike import __version__
 from lookalike.errors import BadInput
 from lookalike.settings import Asking
@@ -59,7 +63,7 @@ class Asked:
 class Order(TypedDict):
     """What a worker is told. The version is looked at before anything else: all else may differ with it."""
 
-    version: str
+    version: str  # see `version`
     uri: str
     facts: dict[str, str]  # of the build: the encoder, and whatever else its rows depend on
     plan: str  # its digest
@@ -73,13 +77,38 @@ class Outcome(TypedDict):
     fragment: int
     encoded: int  # pictures; 0 where another worker was first
     encoder_seconds: float
+    told: str  # what the build wants to know of it, see `Build.told`; "" where another worker was first
     error: str
     hint: str
 
 
+def version() -> str:
+    """Which lookalike this is: two commits of one number differ by their sources, "0.1.0 (sources 1f0c…)"."""
+    return f"{__version__} (sources {_sources(Path(lookalike.__file__).parent)})"
+
+
+def check_version(told: str) -> None:
+    """BadInput unless this is the lookalike that a job is of."""
+    if told != version():
+        raise BadInput(
+            f"the job is of lookalike {told}, its worker of {version()}",
+            "install the same version, of the same commit, on all machines of the cluster",
+        )
+
+
+@cache
+def _sources(folder: Path) -> str:
+    """A digest of all code and wordings of a package."""
+    digest = hashlib.sha256()
+    for path in sorted(each for each in folder.rglob("*") if each.suffix in (".py", ".toml")):
+        digest.update(f"{path.relative_to(folder).as_posix()}\0".encode())
+        digest.update(hashlib.sha256(path.read_bytes()).digest())
+    return digest.hexdigest()[:12]
+
+
 def order(build: Build, workers: Workers, captions: Asked | None) -> Order:
     return {
-        "version": __version__,
+        "version": version(),
         "uri": build.uri,
         "facts": dict(build.manifest.facts),
         "plan": build.manifest.plan,

@@ -9,11 +9,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import lookalike
 from lookalike import building, objects, settings, weights
 from lookalike.datasets import Listed
 from lookalike.errors import BadInput, CatalogueError, LookalikeError
-from lookalike.jobs.orders import Asked, Order, Outcome
+from lookalike.jobs.orders import Asked, Order, Outcome, check_version
 from lookalike.roles import Captioner
 from lookalike.store import Build, Plan, Planned
 
@@ -32,7 +31,7 @@ class Worker:
         try:
             self._open(order)
         except Exception as error:
-            self._wrong = _told(error)
+            self._wrong = located(error)
 
     def __call__(self, row: Mapping[str, Any]) -> Outcome:
         fragment = int(row["fragment"])
@@ -41,14 +40,10 @@ class Worker:
         try:
             return self._make(fragment)
         except Exception as error:
-            return _outcome(fragment, error=_told(error))
+            return _outcome(fragment, error=located(error))
 
     def _open(self, order: Order) -> None:
-        if order["version"] != lookalike.__version__:
-            raise BadInput(
-                f"the job is of lookalike {order['version']}, its worker of {lookalike.__version__}",
-                "install the same version on all machines of the cluster",
-            )
+        check_version(order["version"])
         try:
             self._build = Build.open(order["uri"])
         except CatalogueError as error:
@@ -65,8 +60,9 @@ class Worker:
         planned = self._plan.entries(fragment)
         _check_seen(planned)
         made = building.fragment_rows(planned, self._parts, threads=self._threads)
-        first = self._build.write(fragment, made.rows, made.about())
-        return _outcome(fragment, made.encoded if first else 0, made.encoder_seconds)
+        if not self._build.write(fragment, made.rows, made.about()):
+            return _outcome(fragment, encoder_seconds=made.encoder_seconds)
+        return _outcome(fragment, made.encoded, made.encoder_seconds, self._build.told(fragment))
 
 
 def _captioner(asked: Asked | None) -> Captioner | None:
@@ -92,7 +88,7 @@ def _check_seen(planned: Sequence[Planned]) -> None:
         )
 
 
-def _told(error: Exception) -> LookalikeError:
+def located(error: Exception) -> LookalikeError:
     """An error in one line that names the machine; what nobody foresaw goes to the worker's log as it is."""
     where = f"on {socket.gethostname()}"
     if isinstance(error, LookalikeError):
@@ -105,12 +101,17 @@ def _told(error: Exception) -> LookalikeError:
 
 
 def _outcome(
-    fragment: int, encoded: int = 0, encoder_seconds: float = 0.0, error: LookalikeError | None = None
+    fragment: int,
+    encoded: int = 0,
+    encoder_seconds: float = 0.0,
+    told: str = "",
+    error: LookalikeError | None = None,
 ) -> Outcome:
     return {
         "fragment": fragment,
         "encoded": encoded,
         "encoder_seconds": encoder_seconds,
+        "told": told,
         "error": _as_text(str(error)) if error else "",
         "hint": _as_text(error.hint) if error else "",
     }

@@ -12,6 +12,7 @@ is code.
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import json
 import re
@@ -51,7 +52,7 @@ class Build:
     def __init__(self, uri: str, manifest: Manifest) -> None:
         self.uri = uri
         self.manifest = manifest
-        self._known: dict[int, _Sum] = {}  # of fragments that this object has written or checked
+        self._known: dict[int, _Sum] = {}  # of fragments that this object wrote, read or heard of
 
     @classmethod
     def create(cls, uri: str, facts: Mapping[str, str], plan_digest: str, fragments: int) -> Build:
@@ -88,10 +89,14 @@ class Build:
         return self.manifest.counts is not None
 
     @property
+    def digest(self) -> str:
+        """Tells this finished build from all others, by what its fragments hold."""
+        return hashlib.sha256("".join(self.manifest.sums).encode()).hexdigest()
+
+    @property
     def epoch(self) -> str:
         """The same for all stores that are made of this finished build: they name their versions alike."""
-        digest = hashlib.sha256("".join(self.manifest.sums).encode()).digest()
-        return str(int.from_bytes(digest[:8], "little") >> 2)
+        return str(int.from_bytes(bytes.fromhex(self.digest)[:8], "little") >> 2)
 
     def info(self) -> dict[str, Any]:
         """What it holds, in the words of a catalogue's info, once it is finished; how far it is before."""
@@ -154,6 +159,14 @@ class Build:
         self._known[fragment] = _Sum.of(data, rows, about)
         return True
 
+    def told(self, fragment: int) -> str:
+        """What `finish` wants to know of a fragment that was written or read here: for `learn` elsewhere."""
+        return self._known[fragment].as_json()
+
+    def learn(self, fragment: int, told: str) -> None:
+        """Take the word of whoever made a fragment: `finish` and `about` do not read it then."""
+        self._known[fragment] = _Sum.from_json(told)
+
     def missing(self) -> list[int]:
         """The numbers of the fragments that are not there, ascending."""
         if self.finished:
@@ -199,7 +212,7 @@ class Build:
         calibration: Mapping[str, str] | None = None,
         on_progress: Callable[[int, int], None] | None = None,
     ) -> Counts:
-        """Record that every fragment is there, and what all hold together; those of others are read once.
+        """Record that every fragment is there, and what all hold together; those that are not known are read.
 
         CatalogueError where one lacks or is not sound. Finishing twice changes nothing.
         """
@@ -289,6 +302,15 @@ class _Sum:
     @classmethod
     def of(cls, data: bytes, rows: Sequence[Row], about: Mapping[str, Any]) -> _Sum:
         return cls(hashlib.sha256(data).hexdigest(), len(data), tally(rows), about)
+
+    def as_json(self) -> str:
+        pictures = base64.b64encode(self.tally.tobytes()).decode()
+        return json.dumps([self.sha256, self.size, pictures, dict(self.about)])
+
+    @classmethod
+    def from_json(cls, told: str) -> _Sum:
+        sha256, size, pictures, about = json.loads(told)
+        return cls(sha256, size, np.frombuffer(base64.b64decode(pictures), _PICTURE), about)
 
 
 def _as_json(manifest: Manifest) -> bytes:

@@ -27,29 +27,32 @@ async def everything(
     talk: Talk, region: Region, vocabulary: Vocabulary, prompt: Prompt, sample: int
 ) -> dict[str, Any]:
     """The model's reply to the vocabulary's whole schema."""
-    questions = "\n".join(f"- {named.name}: {named.question}" for named in vocabulary.attributes)
-    return await filled(
-        talk,
-        prompt,
-        Turn("user", prompt.says("ask", questions=questions), region),
-        vocabulary.schema(),
-        sample,
-    )
+    reply: dict[str, Any] = await talk.fill(question(region, vocabulary, prompt, sample))
+    return reply
+
+
+def question(region: Region, vocabulary: Vocabulary, prompt: Prompt, sample: int = 0) -> Ask:
+    """What asks for the vocabulary's whole schema."""
+    told = "\n".join(f"- {named.name}: {named.question}" for named in vocabulary.attributes)
+    turn = Turn("user", prompt.says("ask", questions=told), region)
+    return _form(prompt, turn, vocabulary.schema(), sample)
 
 
 async def filled(
     talk: Talk, prompt: Prompt, turn: Turn, schema: dict[str, Any], sample: int
 ) -> dict[str, Any]:
     """One form filled in by the model that sees; nothing was said before."""
-    reply: dict[str, Any] = await talk.fill(
-        Ask(
-            "vlm",
-            (Turn("system", prompt.says("system")), turn),
-            schema,
-            max_tokens=prompt.preset.reply_tokens,
-            temperature=prompt.preset.heat(sample),
-            seed=sample,
-            sample=sample,
-        )
-    )
+    reply: dict[str, Any] = await talk.fill(_form(prompt, turn, schema, sample))
     return reply
+
+
+def _form(prompt: Prompt, turn: Turn, schema: dict[str, Any], sample: int) -> Ask:
+    return Ask(
+        "vlm",
+        (Turn("system", prompt.says("system")), turn),
+        schema,
+        max_tokens=prompt.preset.reply_tokens,
+        temperature=prompt.preset.heat(sample),
+        seed=sample,
+        sample=sample,
+    )

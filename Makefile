@@ -6,12 +6,15 @@ TORCH ?= torch==2.13.0
 # One more than there are cores: many tests wait for a server.
 WORKERS ?= $(shell $(PYTHON) -c "import os; print((os.cpu_count() or 1) + 1)")
 
-.PHONY: demo test lint install install-dev bench clean
+.PHONY: demo test lint pytest install install-dev bench clean
 
 demo: install  ## build a catalogue from real pictures and search it
 	$(BIN)/lookalike demo --out demo
 
-test: install-dev lint  ## everything CI runs
+test: install-dev  ## everything CI runs
+	$(MAKE) --jobs 2 lint pytest  # types are looked at while tests wait for servers
+
+pytest: install-dev
 	$(BIN)/pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
 lint: install-dev

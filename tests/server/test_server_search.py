@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,9 @@ import pytest
 from served import Running, Shop
 
 import lookalike
+from lookalike.encoders import exported
+from lookalike.server.service import public_name
+from lookalike.testing.loopback import Loopback, Say, schema_of
 from lookalike.values import Box
 
 
@@ -206,16 +210,41 @@ def test_a_new_item_is_found_without_a_restart(
 # With captions
 
 
+def read(body: dict[str, Any]) -> Say:
+    """What a model replies that sees a skirt in every picture."""
+    schema = schema_of(body)
+    assert schema is not None
+    said: dict[str, Any] = {"category": "skirt", "colour": "red"}
+    for name, part in schema["properties"].items():
+        said.setdefault(name, [] if part.get("type") == "array" else "not_visible")
+    return Say(json.dumps({name: said[name] for name in schema["properties"]}))
+
+
 @pytest.fixture(scope="module")
-def told_shop(drawn_shop: Shop, serve: Callable[..., Running], tmp_path_factory: Any) -> Iterator[Running]:
-    """A catalogue with palette's captions in its descriptors, whose queries get them too."""
+def model() -> Iterator[Loopback]:
+    with Loopback(read) as served:
+        yield served
+
+
+@pytest.fixture(scope="module")
+def encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A file as `lookalike models export` writes them, in a folder that is nobody's business."""
+    folder = tmp_path_factory.mktemp("made by me")
+    return Path(shutil.copy(exported.SHIPPED, folder / "fashion.onnx"))
+
+
+@pytest.fixture(scope="module")
+def told_shop(
+    drawn_shop: Shop, serve: Callable[..., Running], tmp_path_factory: Any, model: Loopback, encoder: Path
+) -> Running:
+    """A catalogue with palette's captions in its descriptors, whose queries get a model's."""
     from lookalike.settings import Settings, open_captioner
 
     folder = tmp_path_factory.mktemp("told") / "shop"
-    settings = Settings(encoder="compact", regime="train+gallery+query")
+    settings = Settings(encoder=str(encoder), regime="train+gallery+query")
     with lookalike.open(folder, settings) as catalogue:
         catalogue.add(drawn_shop.table, captioner=open_captioner("palette"))
-    yield serve(folder, "--captions", "palette")
+    return serve(folder, "--captions", f"openai:{model.url}", "--vlm", "vlm")
 
 
 def test_hits_come_first_and_refined_ones_after_the_caption(told_shop: Running, drawn_shop: Shop) -> None:
@@ -236,7 +265,7 @@ def test_hits_come_first_and_refined_ones_after_the_caption(told_shop: Running, 
     names = [name for name, _ in events]
     told = dict(events)
     assert names[:2] == ["hits", "caption"] and names[-1] == "done"
-    assert told["caption"]["by"].startswith("palette") and told["caption"]["text"]
+    assert told["caption"]["by"].startswith("openai:vlm attributes/") and told["caption"]["text"]
     assert any(claim["believed"] for claim in told["caption"]["claims"])
     assert (told["caption"]["outcome"] == "refined") == ("refined" in told)
     plain = search(told_shop, drawn_shop.query, caption="true")
@@ -251,3 +280,45 @@ def test_words_have_meaning_where_the_encoder_has_language(told_shop: Running) -
     rows = np.array([each["embedding"] for each in told["data"]])
     assert rows.shape[0] == 2 and rows[0] @ rows[1] < 0.999
     assert asked(told_shop, text="a red garment", top=3)["hits"]
+
+
+def test_no_answer_says_where_encoder_and_captioner_are(
+    told_shop: Running, drawn_shop: Shop, model: Loopback, encoder: Path
+) -> None:
+    client, picture = told_shop.client, drawn_shop.query.read_bytes()
+    hit = search(told_shop, drawn_shop.query)["hits"][0]
+    answers = [
+        client.get("/v1/catalogue"),
+        client.get(f"/v1/items/{hit['item']}"),
+        client.post("/v1/embeddings", json={"input": "red"}),
+        client.post("/v1/embeddings", json={"input": "red", "model": "another"}),
+        client.post("/v1/embeddings", json={"input": "red", "model": "fashion.onnx"}),
+        client.post("/v1/search", files={"picture": picture}, data={"caption": "true"}),
+        client.post(
+            "/v1/search",
+            files={"picture": picture},
+            data={"caption": "true"},
+            headers={"Accept": "text/event-stream"},
+        ),
+        client.post(
+            "/v1/explain", files={"picture": picture}, data={"item": hit["item"], "sha256": hit["sha256"]}
+        ),
+    ]
+    assert answers[0].json()["encoder"] == answers[2].json()["model"] == "fashion.onnx"
+    assert [answer.status_code for answer in answers] == [200, 200, 200, 422, 200, 200, 200, 200]
+    assert "event: caption" in answers[6].text
+    for answer in answers:
+        for secret in (str(encoder.parent), encoder.parent.name, model.url, model.url.split("/")[2]):
+            assert secret not in answer.text, answer.request.url
+
+
+def test_a_public_name_has_no_address_and_no_folder() -> None:
+    for name, told in (
+        ("compact", "compact"),
+        ("hub:google/siglip2", "hub:google/siglip2"),
+        ("hub:/srv/my models/siglip", "hub:siglip"),
+        ("x2vlm:/srv/models/x2vlm.th@384", "x2vlm:x2vlm.th@384"),
+        ("openai:http://10.0.0.7/v1 a/b+/srv/c d/e attributes/3", "openai:a/b+e attributes/3"),
+        ("transformers:llava /srv/my models/llava dialogue/2", "transformers:llava llava dialogue/2"),
+    ):
+        assert public_name(name) == told

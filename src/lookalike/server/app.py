@@ -23,7 +23,7 @@ from lookalike.server.fetching import Fetcher
 from lookalike.server.limits import Limits
 from lookalike.server.problems import RESPONSES, handle
 from lookalike.server.running import Runner
-from lookalike.server.service import Service
+from lookalike.server.service import Service, public_name
 from lookalike.server.watch import Watch, Watched, serve_metrics
 from lookalike.settings import Asking, Settings, open_captioner, open_catalogue, open_encoder, open_store
 from lookalike.values import Picture, Region
@@ -98,7 +98,8 @@ def _service(config: Config, watching: Watch) -> Service:
     with open_store(config.catalogue, token=config.token) as store:
         named = store.meta["encoder"]
     # As many passes at a time as there are cores, each on one: more is done than by one pass on all.
-    encoder = Batched(open_encoder(named, threads=1), watching.batch, max(1, processors // config.workers))
+    at_a_time = max(1, processors // config.workers)
+    encoder = Batched(open_encoder(named, threads=1), watching.batch, at_a_time, public_name(named))
     settings = Settings(encoder, query_regions=config.query_regions, rerank=config.rerank, token=config.token)
     catalogue = open_catalogue(config.catalogue, settings, create=False)
     return Service(

@@ -21,7 +21,7 @@ from lookalike.server.access import needs
 from lookalike.server.pictures import from_base64, original, place_of
 from lookalike.server.problems import Problem
 from lookalike.server.questions import Explanation, Image, Inputs, Question, asked, body
-from lookalike.server.service import Service, service_of
+from lookalike.server.service import Service, public_name, service_of
 from lookalike.values import Box, Floats, Hit, Hits, Picture, Region, Row, corners_of
 
 router = APIRouter(prefix="/v1", tags=["search"])
@@ -248,7 +248,8 @@ async def _events(service: Service, asking: _Asking, steps: Any, first: Hits) ->
     yield _event("hits", asking.document(first))
     told = cast("Refinement", await service.later(next, steps))
     service.watch.caption(told.outcome)
-    yield _event("caption", told.as_json())  # without its error, which may name a server of ours
+    caption = told.as_json()  # without its error, which may name a server of ours
+    yield _event("caption", {**caption, "by": caption["by"] and public_name(caption["by"])})
     if told.hits is not None:
         yield _event("refined", asking.document(told.hits, told))
     yield _event("done", {})

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import re
 import time
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -15,6 +16,7 @@ from typing import Any, ParamSpec, TypeVar
 
 from fastapi import Request
 
+from lookalike.captions.strategies import STRATEGIES
 from lookalike.catalogue import Catalogue
 from lookalike.roles import Captioner, View
 from lookalike.server.access import Access
@@ -28,8 +30,19 @@ from lookalike.values import Facet
 _READING = 4  # threads for what does not wait for a turn
 _VALUES = 20  # of a facet, the most frequent
 _LATER = 32  # threads for captions of queries, which others write
+_SERVER = re.compile(r"(?<=\bopenai:)\S+ ?")
+_FOLDERS = re.compile(rf"(?<![^\s:+])/(?:(?! (?:{'|'.join(STRATEGIES)})/)[^+])*/")  # may hold spaces
 P = ParamSpec("P")
 R = TypeVar("R")
+
+
+def public_name(name: str) -> str:
+    """The name of an encoder or a captioner as clients are told it: without a server's address or a folder.
+
+    "/srv/models/shoes.onnx" is "shoes.onnx", "openai:http://10.0.0.7/v1 llava attributes/3" is
+    "openai:llava attributes/3". The full name is how a catalogue finds them again.
+    """
+    return _FOLDERS.sub("", _SERVER.sub("", name))
 
 
 @dataclass(slots=True)

@@ -308,7 +308,8 @@ def test_the_limits_are_told_as_they_are() -> None:
         f"| a picture | {limits.pixels / 1e6:.0f} megapixels |",
         f"| decoding a picture | {limits.decode_s:.0f} s, {limits.decode_bytes / 1e9:.1f} GB,",
         f"| pictures in a request | {limits.pictures} |",
-        f"in line for that | {limits.searching} and {limits.waiting} in each process |",
+        f"in line for that | {limits.searching} and {limits.waiting} in each process; on more than two cores "
+        f"{limits.on(64).searching // 64} and {limits.on(64).waiting // 64} for each |",
         f"paged through | {limits.top:,} and {limits.deepest:,} |",
     ):
         assert told in page, told

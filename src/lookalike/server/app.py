@@ -98,15 +98,16 @@ def _service(config: Config, watching: Watch) -> Service:
     with open_store(config.catalogue, token=config.token) as store:
         named = store.meta["encoder"]
     # As many passes at a time as there are cores, each on one: more is done than by one pass on all.
-    at_a_time = max(1, processors // config.workers)
-    encoder = Batched(open_encoder(named, threads=1), watching.batch, at_a_time, public_name(named))
+    passes = max(1, processors // config.workers)
+    encoder = Batched(open_encoder(named, threads=1), watching.batch, passes, public_name(named))
     settings = Settings(encoder, query_regions=config.query_regions, rerank=config.rerank, token=config.token)
     catalogue = open_catalogue(config.catalogue, settings, create=False)
+    limits = config.limits.on(passes)
     return Service(
         catalogue=catalogue,
         folder=folder,
-        limits=config.limits,
-        decoder=Decoder(config.limits, processors),
+        limits=limits,
+        decoder=Decoder(limits, processors),
         access=Access(
             Keys(folder, config.keys),
             config.searching_needs_key,
@@ -115,7 +116,7 @@ def _service(config: Config, watching: Watch) -> Service:
             counted_in=config.counted_in,
         ),
         watch=watching,
-        fetcher=Fetcher(config.limits) if config.urls else None,
+        fetcher=Fetcher(limits) if config.urls else None,
         captioner=open_captioner(config.captions, config.asking) if config.captions else None,
         deadline_s=config.deadline_s,
         read_only=config.read_only or not os.access(folder, os.W_OK),

@@ -3,18 +3,30 @@
 from __future__ import annotations
 
 import base64
+import io
 import json
+import re
 import shutil
-from collections.abc import Callable, Iterator
+import socket
+import urllib.request
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from http.client import HTTPResponse
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
+import httpx
 import numpy as np
 import pytest
+from PIL import Image
 from served import Running, Shop
+from stock import awaited
 
 import lookalike
 from lookalike.encoders import exported
+from lookalike.server.cores import cores
+from lookalike.server.limits import Limits
 from lookalike.server.service import public_name
 from lookalike.testing.loopback import Loopback, Say, schema_of
 from lookalike.values import Box
@@ -210,6 +222,21 @@ def test_a_new_item_is_found_without_a_restart(
 # With captions
 
 
+@dataclass(frozen=True)
+class Told(Running):
+    """One that writes captions, with the port of its metrics."""
+
+    metrics: int
+
+    def counted(self, metric: str) -> float:
+        """All series together whose name and labels begin so."""
+        with urllib.request.urlopen(f"http://127.0.0.1:{self.metrics}/metrics", timeout=30) as answer:
+            text = answer.read().decode()
+        return sum(
+            float(value) for value in re.findall(rf"^{re.escape(metric)}\S* (\S+)$", text, re.MULTILINE)
+        )
+
+
 def read(body: dict[str, Any]) -> Say:
     """What a model replies that sees a skirt in every picture."""
     schema = schema_of(body)
@@ -236,7 +263,7 @@ def encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def told_shop(
     drawn_shop: Shop, serve: Callable[..., Running], tmp_path_factory: Any, model: Loopback, encoder: Path
-) -> Running:
+) -> Told:
     """A catalogue with palette's captions in its descriptors, whose queries get a model's."""
     from lookalike.settings import Settings, open_captioner
 
@@ -244,7 +271,10 @@ def told_shop(
     settings = Settings(encoder=str(encoder), regime="train+gallery+query")
     with lookalike.open(folder, settings) as catalogue:
         catalogue.add(drawn_shop.table, captioner=open_captioner("palette"))
-    return serve(folder, "--captions", f"openai:{model.url}", "--vlm", "vlm")
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    running = serve(folder, "--captions", f"openai:{model.url}", "--vlm", "vlm", "--metrics-port", str(port))
+    return Told(**vars(running), metrics=port)
 
 
 def test_hits_come_first_and_refined_ones_after_the_caption(told_shop: Running, drawn_shop: Shop) -> None:
@@ -322,3 +352,56 @@ def test_a_public_name_has_no_address_and_no_folder() -> None:
         ("transformers:llava /srv/my models/llava dialogue/2", "transformers:llava llava dialogue/2"),
     ):
         assert public_name(name) == told
+
+
+# When there is much to do
+
+
+def begun(service: Running, accept: str = "*/*", **asked: Any) -> socket.socket:
+    """A search that has been sent, whose answer nobody has read yet."""
+    request = httpx.Request("POST", f"{service.url}/v1/search", headers={"Accept": accept}, **asked)
+    head = "".join(f"{name}: {value}\r\n" for name, value in request.headers.items())
+    place = urlsplit(service.url)
+    made = socket.create_connection((place.hostname, place.port), timeout=60)
+    made.sendall(f"POST /v1/search HTTP/1.1\r\n{head}\r\n".encode() + request.read())
+    return made
+
+
+def answer_on(connection: socket.socket) -> tuple[int, Mapping[str, str], str]:
+    with connection, HTTPResponse(connection) as answer:
+        answer.begin()
+        return answer.status, answer.headers, answer.read().decode()
+
+
+@pytest.fixture(scope="module")
+def large() -> bytes:
+    """A picture that takes a while to decode."""
+    file = io.BytesIO()
+    Image.new("CMYK", (6000, 3000)).save(file, "JPEG", progressive=True)
+    return file.getvalue()
+
+
+def test_a_full_line_turns_away_and_who_leaves_it_costs_nothing(told_shop: Told, large: bytes) -> None:
+    limits, counted = Limits().on(cores()), told_shop.counted
+    left = 'lookalike_request_seconds_count{method="POST",route="/v1/search",status="499"'
+    encoded, refused, lost = (
+        counted(name)
+        for name in ("lookalike_encoder_batch_sum", 'lookalike_refused_requests_total{why="queue"', left)
+    )
+    at_work = [begun(told_shop, files=[("picture", large)] * 3) for _ in range(limits.searching)]
+    awaited(lambda: counted("lookalike_waiting_requests") == limits.searching)
+    in_line = [begun(told_shop, json={"text": "red"}) for _ in range(limits.waiting)]
+    awaited(lambda: counted("lookalike_waiting_requests") == limits.searching + limits.waiting)
+    for status, headers, _ in (answer_on(begun(told_shop, json={"text": "red"})) for _ in range(5)):
+        assert (status, headers["Retry-After"]) == (429, "1")
+    assert counted('lookalike_refused_requests_total{why="queue"') == refused + 5
+    for connection in in_line[8:]:
+        connection.close()
+    awaited(lambda: counted(left) == lost + limits.waiting - 8)
+    assert counted("lookalike_waiting_requests") == limits.searching + 8  # before anybody's turn is over
+    for connection in at_work:
+        connection.close()
+    assert [status for status, *_ in map(answer_on, in_line[:8])] == [200] * 8
+    awaited(lambda: counted(left) == lost + limits.waiting - 8 + limits.searching)
+    assert counted("lookalike_encoder_batch_sum") == encoded  # of nobody's pictures
+    assert told_shop.client.post("/v1/search", json={"text": "red"}).status_code == 200

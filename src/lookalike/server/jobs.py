@@ -15,7 +15,6 @@ from typing import Annotated, Any, BinaryIO
 from fastapi import APIRouter, Depends, Header, Query, Request
 from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import JSONResponse
-from starlette.requests import ClientDisconnect
 
 from lookalike.server.access import needs
 from lookalike.server.items import Page
@@ -118,15 +117,12 @@ async def _received(request: Request, part: Path) -> int:
         )
         with file:
             arrived = bytearray()
-            try:
-                async for chunk in request.stream():
-                    arrived += chunk
-                    if len(arrived) >= _WRITTEN or not chunk:
-                        lines, last = lines + arrived.count(b"\n"), bytes(arrived[-1:]) or last
-                        await run_in_threadpool(file.write, bytes(arrived))
-                        arrived.clear()
-            except ClientDisconnect:
-                raise Problem(400, "the client has left") from None
+            async for chunk in request.stream():
+                arrived += chunk
+                if len(arrived) >= _WRITTEN or not chunk:
+                    lines, last = lines + arrived.count(b"\n"), bytes(arrived[-1:]) or last
+                    await run_in_threadpool(file.write, bytes(arrived))
+                    arrived.clear()
             await run_in_threadpool(_flushed, file)
     return lines + (last != b"\n")
 

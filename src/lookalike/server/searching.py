@@ -54,6 +54,7 @@ async def search(request: Request, service: Annotated[Service, Depends(service_o
             began = time.perf_counter()
             pictures = [await service.decoder.decode(each) for each in data]
             decode_ms = (time.perf_counter() - began) * 1000
+            await service.stays(request)
             asking = _Asking(service, question, pictures, decode_ms)
             if not question.caption:
                 return JSONResponse(await service.run(asking.answer))
@@ -62,6 +63,7 @@ async def search(request: Request, service: Annotated[Service, Depends(service_o
     if "text/event-stream" in request.headers.get("accept", ""):
         stream = _events(service, asking, steps, first)
         return StreamingResponse(stream, media_type="text/event-stream", headers={"X-Accel-Buffering": "no"})
+    await service.stays(request)
     told = cast("Refinement", await service.later(next, steps))
     service.watch.caption(told.outcome)
     return JSONResponse(asking.document(told.hits or first, told))
@@ -81,6 +83,7 @@ async def explain(request: Request, service: Annotated[Service, Depends(service_
             ours = Region(await service.decoder.decode(await files[0].read()), _box(question.box))
             found = await _found(service, row)
             theirs = Region(found, _box(question.hit_box) or row.box)
+            await service.stays(request)
             alike = await service.run(patch_similarity, service.catalogue.encoder, ours, theirs)
     claims = [claim.text for claim in row.caption.claims if claim.believed] if row.caption else []
     said = {claim.text for claim in Vocabulary.open("fashion").heard(question.words or "")}
@@ -129,6 +132,7 @@ async def embeddings(request: Request, service: Annotated[Service, Depends(servi
                 raise Problem(422, f"{encoder.name} has no language", hint)
             rows |= dict(zip(texts, said, strict=True))
         for place, file in files_of.items():
+            await service.stays(request)
             region = Region(await service.decoder.decode(file))
             rows[place] = (await service.run(encoder.pictures, [region]))[0]
     data = [

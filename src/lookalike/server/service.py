@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
 
 from fastapi import Request
+from starlette.requests import ClientDisconnect
 
 from lookalike.captions.strategies import STRATEGIES
 from lookalike.catalogue import Catalogue
@@ -91,16 +92,37 @@ class Service:
     async def turn(self, request: Request) -> AsyncIterator[None]:
         """One of the `limits.searching` turns, for what takes time or memory; 429 where too many wait.
 
-        A client that has left before its turn costs nothing more.
+        A client that leaves before its turn gives up its place in the line at once, see `stays`.
         """
         with self._in_line():
             came = time.perf_counter()
-            async with self._turns:
+            await self._taken(request)
+            try:
                 self.watch.stage("wait", time.perf_counter() - came)
-                if await request.is_disconnected():
-                    raise Problem(400, "the client has left")
                 await self.run(self.catalogue.check_encoder)  # `lookalike reindex` may have come
                 yield
+            finally:
+                self._turns.release()
+
+    async def _taken(self, request: Request) -> None:
+        """Take a turn when there is one. ClientDisconnect once the client has left: then it has none."""
+        turn = asyncio.ensure_future(self._turns.acquire())
+        left = asyncio.ensure_future(_left(request))
+        try:
+            await asyncio.wait((turn, left), return_when=asyncio.FIRST_COMPLETED)
+            if left.done():
+                raise ClientDisconnect
+        except BaseException:
+            if not turn.cancel():  # it had come already
+                self._turns.release()
+            raise
+        finally:
+            left.cancel()
+
+    async def stays(self, request: Request) -> None:
+        """ClientDisconnect where the client has left: whatever comes next would be for nobody."""
+        if await request.is_disconnected():
+            raise ClientDisconnect
 
     async def later(self, job: Callable[P, R], /, *args: P.args, **named: P.kwargs) -> R:
         """Run in a thread what mostly waits, so that nothing else waits for it."""
@@ -131,6 +153,12 @@ class Service:
         self._threads.shutdown(wait=True)
         await self.decoder.close()
         self.catalogue.close()
+
+
+async def _left(request: Request) -> None:
+    """Returns when the client has left; its body has been read."""
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
 
 
 async def service_of(request: Request) -> Service:

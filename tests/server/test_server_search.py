@@ -7,7 +7,9 @@ import io
 import json
 import re
 import shutil
+import signal
 import socket
+import threading
 import urllib.request
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -237,8 +239,13 @@ class Told(Running):
         )
 
 
+may_reply = threading.Event()
+may_reply.set()
+
+
 def read(body: dict[str, Any]) -> Say:
-    """What a model replies that sees a skirt in every picture."""
+    """What a model replies that sees a skirt in every picture, when it may."""
+    may_reply.wait(60)
     schema = schema_of(body)
     assert schema is not None
     said: dict[str, Any] = {"category": "skirt", "colour": "red"}
@@ -405,3 +412,35 @@ def test_a_full_line_turns_away_and_who_leaves_it_costs_nothing(told_shop: Told,
     awaited(lambda: counted(left) == lost + limits.waiting - 8 + limits.searching)
     assert counted("lookalike_encoder_batch_sum") == encoded  # of nobody's pictures
     assert told_shop.client.post("/v1/search", json={"text": "red"}).status_code == 200
+
+
+def test_what_is_under_way_is_answered_when_the_service_is_stopped(
+    told_shop: Told, drawn_shop: Shop, large: bytes
+) -> None:
+    """The last one that asks this service."""
+    went_well = 'lookalike_request_seconds_count{method="POST",route="/v1/search",status="200"'
+    answered = told_shop.counted(went_well)
+    may_reply.clear()
+    stream = begun(
+        told_shop,
+        "text/event-stream",
+        data={"caption": "true", "box": "5,5,70,70"},
+        files={"picture": drawn_shop.query.read_bytes()},
+    )
+    heard = stream.makefile("rb")
+    while not heard.readline().startswith(b"event: hits"):
+        pass
+    boxed = {"box": "0,0,90,90"}
+    searches = [begun(told_shop, data=boxed, files={"picture": large}) for _ in range(4)]
+    names = ("lookalike_waiting_requests", went_well)
+    awaited(lambda: sum(map(told_shop.counted, names)) >= answered + 4)
+    told_shop.process.send_signal(signal.SIGTERM)
+    for status, _, told in map(answer_on, searches):
+        assert status == 200 and json.loads(told)["hits"]
+    with pytest.raises(httpx.ConnectError):
+        httpx.get(f"{told_shop.url}/healthz")
+    may_reply.set()
+    rest = heard.read().decode()
+    assert "event: caption" in rest and "event: done" in rest and '"text": null' not in rest
+    assert told_shop.process.wait(60) == 0
+    stream.close()

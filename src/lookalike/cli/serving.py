@@ -161,6 +161,7 @@ def serve(
             return
         os.environ[_CONFIG] = json.dumps(told)
         server = uvicorn.Server(config)
+        signal.signal(signal.SIGTERM, lambda *_: None)  # once all is answered uvicorn raises it again
         server.run(sockets=[listening])
     if not server.started:
         raise typer.Exit(1)

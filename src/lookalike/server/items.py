@@ -35,6 +35,7 @@ from starlette.datastructures import UploadFile
 from lookalike.catalogue import Catalogue
 from lookalike.datasets import Listed
 from lookalike.errors import BadInput, BadPicture, CatalogueBusy
+from lookalike.server import answers
 from lookalike.server.access import needs
 from lookalike.server.limits import Limits
 from lookalike.server.pictures import ORIGIN, Upload, forget, keep, place_of, upload
@@ -127,6 +128,7 @@ _FORM = {
                     "additionalProperties": False,
                 },
                 "encoding": {"item": {"contentType": "application/json"}},
+                "example": {"item": {"title": "Waxed jacket", "attributes": {"price": 129}}},
             }
         },
     }
@@ -140,7 +142,10 @@ _WRITTEN: dict[int | str, dict[str, Any]] = {
     "/items/{id:path}",
     dependencies=[Depends(needs("write"))],
     openapi_extra=_FORM,
-    responses={201: {"description": "there was no such item before"}, **_WRITTEN},
+    **answers.answered(
+        answers.Item,
+        others={201: {"model": answers.Item, "description": "there was no such item before"}, **_WRITTEN},
+    ),
 )
 async def put_item(
     request: Request, service: Annotated[Service, Depends(service_of)], id: str
@@ -161,7 +166,7 @@ async def put_item(
 @router.get(
     "/items/{id:path}",
     dependencies=[Depends(needs("search"))],
-    responses={404: {"description": "the catalogue has no such item"}},
+    **answers.answered(answers.Item, others={404: {"description": "the catalogue has no such item"}}),
 )
 async def get_item(service: Annotated[Service, Depends(service_of)], id: str) -> dict[str, Any]:
     """An item with its pictures, and what is known of their regions."""
@@ -184,7 +189,7 @@ async def delete_item(service: Annotated[Service, Depends(service_of)], id: str)
     return Response(status_code=204)
 
 
-@router.get("/items", dependencies=[Depends(needs("search"))])
+@router.get("/items", dependencies=[Depends(needs("search"))], **answers.answered(answers.Items))
 async def list_items(
     service: Annotated[Service, Depends(service_of)], page: Annotated[Page, Query()]
 ) -> dict[str, Any]:

@@ -18,9 +18,10 @@ from lookalike.errors import BadInput, BadPicture
 from lookalike.explain import patch_similarity
 from lookalike.refining import Refinement, refined
 from lookalike.server.access import needs
+from lookalike.server.answers import STREAM, About, Answer, Embeddings, Why, answered
 from lookalike.server.pictures import from_base64, original, place_of
 from lookalike.server.problems import Problem
-from lookalike.server.questions import Explanation, Image, Inputs, Question, asked, body
+from lookalike.server.questions import A_PICTURE, Explanation, Image, Inputs, Question, asked, body
 from lookalike.server.service import Service, public_name, service_of
 from lookalike.values import Box, Floats, Hit, Hits, Picture, Region, Row, corners_of
 
@@ -30,7 +31,8 @@ router = APIRouter(prefix="/v1", tags=["search"])
 @router.post(
     "/search",
     dependencies=[Depends(needs("search"))],
-    openapi_extra=body(Question, {"text": "felt hat", "where": "price < 50", "top": 5}),
+    openapi_extra=body(Question, {"text": "felt hat", "top": 5}, {"top": 5}),
+    **answered(Answer, **STREAM),
 )
 async def search(request: Request, service: Annotated[Service, Depends(service_of)]) -> Response:
     """The items most like a picture, an item, a descriptor, or words.
@@ -69,7 +71,12 @@ async def search(request: Request, service: Annotated[Service, Depends(service_o
     return JSONResponse(asking.document(told.hits or first, told))
 
 
-@router.post("/explain", dependencies=[Depends(needs("search"))], openapi_extra=body(Explanation))
+@router.post(
+    "/explain",
+    dependencies=[Depends(needs("search"))],
+    openapi_extra=body(Explanation, None, {"item": "jacket-1", "sha256": "5c1f" * 16}),
+    **answered(Why),
+)
 async def explain(request: Request, service: Annotated[Service, Depends(service_of)]) -> Response:
     """Why an item was found: which patches of the query and of the item's picture look alike, 0 to 1."""
     async with asked(request, service, Explanation) as (question, files):
@@ -106,7 +113,8 @@ async def explain(request: Request, service: Annotated[Service, Depends(service_
 @router.post(
     "/embeddings",
     dependencies=[Depends(needs("search"))],
-    openapi_extra=body(Inputs, {"input": ["a felt hat"]}, pictured=False),
+    openapi_extra=body(Inputs, {"input": [{"image": A_PICTURE}]}),
+    **answered(Embeddings),
 )
 async def embeddings(request: Request, service: Annotated[Service, Depends(service_of)]) -> dict[str, Any]:
     """Descriptors of words and pictures, as the catalogue's encoder makes them; unit length."""
@@ -143,7 +151,7 @@ async def embeddings(request: Request, service: Annotated[Service, Depends(servi
     return {"object": "list", "model": encoder.name, "data": data, "usage": usage}
 
 
-@router.get("/catalogue", dependencies=[Depends(needs("search"))])
+@router.get("/catalogue", dependencies=[Depends(needs("search"))], **answered(About))
 async def catalogue(service: Annotated[Service, Depends(service_of)]) -> dict[str, Any]:
     """What is searched in, and what filters can ask of it."""
     return await service.run(_about, service)

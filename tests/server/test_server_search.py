@@ -268,8 +268,21 @@ def encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
+def neighbour() -> Iterator[socket.socket]:
+    """Listens on this machine, where strangers have no business."""
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        listening.setblocking(False)
+        yield listening
+
+
+@pytest.fixture(scope="module")
 def told_shop(
-    drawn_shop: Shop, serve: Callable[..., Running], tmp_path_factory: Any, model: Loopback, encoder: Path
+    drawn_shop: Shop,
+    serve: Callable[..., Running],
+    tmp_path_factory: Any,
+    model: Loopback,
+    encoder: Path,
+    neighbour: socket.socket,
 ) -> Told:
     """A catalogue with palette's captions in its descriptors, whose queries get a model's."""
     from lookalike.settings import Settings, open_captioner
@@ -280,7 +293,12 @@ def told_shop(
         catalogue.add(drawn_shop.table, captioner=open_captioner("palette"))
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
-    running = serve(folder, "--captions", f"openai:{model.url}", "--vlm", "vlm", "--metrics-port", str(port))
+    inside = neighbour.getsockname()[1]
+    hosts = (f"127.0.0.1:{inside}", f"localhost:{inside}", "169.254.169.254", "nowhere.invalid")
+    running = serve(
+        folder, "--captions", f"openai:{model.url}", "--vlm", "vlm", "--metrics-port", str(port), "--urls",
+        *(part for host in hosts for part in ("--url-host", host)),
+    )  # fmt: skip
     return Told(**vars(running), metrics=port)
 
 
@@ -359,6 +377,20 @@ def test_a_public_name_has_no_address_and_no_folder() -> None:
         ("transformers:llava /srv/my models/llava dialogue/2", "transformers:llava llava dialogue/2"),
     ):
         assert public_name(name) == told
+
+
+def test_nothing_inside_is_fetched_though_its_name_is_allowed(
+    told_shop: Told, neighbour: socket.socket
+) -> None:
+    port = neighbour.getsockname()[1]
+    for host in (f"127.0.0.1:{port}", f"localhost:{port}", "169.254.169.254", "nowhere.invalid"):
+        answer = told_shop.client.post("/v1/search", json={"url": f"http://{host}/a.jpg"})
+        assert problem(answer, 422) == "the URL's host has no public address"
+    for host in ("shop.example", "10.0.0.7", f"[::1]:{port}"):
+        answer = told_shop.client.post("/v1/search", json={"url": f"http://{host}/a.jpg"})
+        assert "are not fetched from this" in problem(answer, 422)
+    with pytest.raises(BlockingIOError):  # nobody has come
+        neighbour.accept()
 
 
 # When there is much to do

@@ -51,6 +51,7 @@ class Config:
     proxies: Sequence[str] = ()  # addresses or networks whose X-Forwarded-For is believed
     hosts: Sequence[str] = ()  # names that the service answers to; none: any
     urls: bool = False  # whether pictures may be named by URL
+    url_hosts: Sequence[str] = ()  # whose pictures may be; none: any in the public internet
     metrics: tuple[str, int] | None = None  # host and port
     workers: int = 1  # processes like this one
     limits: Limits = field(default_factory=Limits)
@@ -116,7 +117,7 @@ def _service(config: Config, watching: Watch) -> Service:
             counted_in=config.counted_in,
         ),
         watch=watching,
-        fetcher=Fetcher(limits) if config.urls else None,
+        fetcher=Fetcher(limits, config.url_hosts) if config.urls else None,
         captioner=open_captioner(config.captions, config.asking) if config.captions else None,
         deadline_s=config.deadline_s,
         read_only=config.read_only or not os.access(folder, os.W_OK),

@@ -14,13 +14,13 @@ from fastapi import APIRouter, Depends, Request
 from fastapi.responses import JSONResponse, Response, StreamingResponse
 
 from lookalike.captions import Vocabulary
-from lookalike.errors import BadInput, BadPicture
+from lookalike.errors import BadInput, BadPicture, LookalikeError
 from lookalike.explain import patch_similarity
 from lookalike.refining import Refinement, refined
 from lookalike.server.access import needs
 from lookalike.server.answers import STREAM, About, Answer, Embeddings, Why, answered
 from lookalike.server.pictures import from_base64, original, place_of
-from lookalike.server.problems import Problem
+from lookalike.server.problems import Problem, problem_of
 from lookalike.server.questions import A_PICTURE, Explanation, Image, Inputs, Question, asked, body
 from lookalike.server.service import Service, public_name, service_of
 from lookalike.values import Box, Floats, Hit, Hits, Picture, Region, Row, corners_of
@@ -38,7 +38,8 @@ async def search(request: Request, service: Annotated[Service, Depends(service_o
     """The items most like a picture, an item, a descriptor, or words.
 
     With `caption` and `Accept: text/event-stream` hits come at once as the event `hits`, then what became of
-    the caption as `caption`, and, where it changes anything, other hits as `refined`; `done` is last.
+    the caption as `caption`, and, where it changes anything, other hits as `refined`; `done` is last. What
+    goes wrong after the first hits comes as `problem`.
     """
     async with asked(request, service, Question) as (question, files):
         given = [name for name in ("item", "vector", "url") if getattr(question, name) is not None]
@@ -258,7 +259,14 @@ class _Asking:
 
 async def _events(service: Service, asking: _Asking, steps: Any, first: Hits) -> AsyncIterator[str]:
     yield _event("hits", asking.document(first))
-    told = cast("Refinement", await service.later(next, steps))
+    try:
+        told = cast("Refinement", await service.later(next, steps))
+    except LookalikeError as error:  # the hits stand; the catalogue may have been encoded anew meanwhile
+        if (problem := problem_of(error)) is None:
+            raise
+        yield _event("problem", problem.document())
+        yield _event("done", {})
+        return
     service.watch.caption(told.outcome)
     caption = told.as_json()  # without its error, which may name a server of ours
     yield _event("caption", {**caption, "by": caption["by"] and public_name(caption["by"])})
@@ -302,6 +310,7 @@ def _like(service: Service, question: Question) -> Floats | None:
     rows = service.catalogue.store.rows_of(question.item)
     if not rows:
         raise Problem(404, "the catalogue has no such item")
+    service.catalogue.check_encoder()  # these may be another one's already, of another length
     return np.stack([row.vector for row in rows])
 
 

@@ -87,7 +87,7 @@ class Watch:
             registry=registry,
         )
         self._encoding = Counter(
-            "lookalike_encoder_busy_seconds", "Time in which the encoder worked.", registry=registry
+            "lookalike_encoder_busy_seconds", "Time that the encoder's passes took.", registry=registry
         )
         self._captions = Counter(
             "lookalike_captions", "What became of queries' captions.", ["outcome"], registry=registry
@@ -108,7 +108,7 @@ class Watch:
         self._refused.labels(why).inc()
 
     def batch(self, size: int, seconds: float) -> None:
-        """One pass of the encoder: how many regions, how long; the seconds' rate is its share of the time."""
+        """One pass of the encoder: how many regions, how long; of parallel passes the seconds add up."""
         self._batches.observe(size)
         self._encoding.inc(seconds)
 

@@ -151,6 +151,25 @@ def test_what_is_wrong_with_a_question_is_said(service: Running, question: objec
     assert said in problem(service.client.post("/v1/search", json=question), 422)
 
 
+def test_what_the_address_asks_for_is_known_or_refused(service: Running, drawn_shop: Shop) -> None:
+    client = service.client
+    told = client.post("/v1/search?top=3", json={"text": "red"})
+    assert problem(told, 422) == "top: no such parameter" and "body" in told.json()["hint"]
+    for place in (
+        "catalogue?a=1",
+        f"items/{drawn_shop.item}?limit=1",
+        "items?limit=1&tops=2",
+        "items?after=",
+    ):
+        status = 200 if place == "items?after=" else 422
+        assert client.get(f"/v1/{place}").status_code == status, place
+    sha256 = search(service, drawn_shop.query)["hits"][0]["sha256"]
+    assert client.get(f"/v1/pictures/{sha256}?width=160").status_code == 200
+    assert "limit" in client.get(f"/v1/items?limit=1&{'x' * 500}=2").json()["hint"]
+    assert "width" in client.get(f"/v1/pictures/{sha256}?size=160").json()["hint"]
+    assert client.get("/?from=elsewhere").status_code == 200
+
+
 def test_wrong_bodies(service: Running, drawn_shop: Shop) -> None:
     post = service.client.post
     assert "not JSON" in problem(

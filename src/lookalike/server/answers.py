@@ -176,7 +176,13 @@ STREAM = {
 
 
 def answered(
-    model: type[Any], status: int = 200, others: Mapping[int | str, Any] | None = None, **more: Any
+    model: type[Any],
+    status: int = 200,
+    others: Mapping[int | str, Any] | None = None,
+    about: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """The options of a route whose answer a model describes, `more` said of it; `others` by their status."""
-    return {"response_model": None, "responses": {status: {"model": model, **more}, **(others or {})}}
+    """The options of a route whose answer a model and `about` describe; `others` are by their status."""
+    return {
+        "response_model": None,
+        "responses": {status: {"model": model, **(about or {})}, **(others or {})},
+    }

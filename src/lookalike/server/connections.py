@@ -50,7 +50,7 @@ class Connection(H11Protocol):
         head = h11.Response(
             status_code=400, headers=[*problem.raw_headers, (b"connection", b"close")], reason=b"Bad Request"
         )
-        for event in (head, h11.Data(data=problem.body), h11.EndOfMessage()):
+        for event in (head, h11.Data(data=bytes(problem.body)), h11.EndOfMessage()):
             self.transport.write(self.conn.send(event) or b"")
         self.transport.close()
 

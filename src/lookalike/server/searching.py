@@ -32,7 +32,7 @@ router = APIRouter(prefix="/v1", tags=["search"])
     "/search",
     dependencies=[Depends(needs("search"))],
     openapi_extra=body(Question, {"text": "felt hat", "top": 5}, {"top": 5}),
-    **answered(Answer, **STREAM),
+    **answered(Answer, about=STREAM),
 )
 async def search(request: Request, service: Annotated[Service, Depends(service_of)]) -> Response:
     """The items most like a picture, an item, a descriptor, or words.

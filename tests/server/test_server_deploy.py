@@ -310,6 +310,9 @@ def test_the_limits_are_told_as_they_are() -> None:
         f"| pictures in a request | {limits.pictures} |",
         f"in line for that | {limits.searching} and {limits.waiting} in each process; on more than two cores "
         f"{limits.on(64).searching // 64} and {limits.on(64).waiting // 64} for each |",
+        f"put at a time, in line too | {limits.writing} in each process |",
+        f"made, in line too | {limits.thumbnails} in each process |",
+        f"written at a time | {limits.captions} in each process |",
         f"paged through | {limits.top:,} and {limits.deepest:,} |",
     ):
         assert told in page, told

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from http.client import HTTPResponse
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 from urllib.parse import urlsplit
 
 import httpx
@@ -29,7 +29,8 @@ import lookalike
 from lookalike.encoders import exported
 from lookalike.server.cores import cores
 from lookalike.server.limits import Limits
-from lookalike.server.service import public_name
+from lookalike.server.problems import Problem
+from lookalike.server.service import Line, public_name
 from lookalike.testing.loopback import Loopback, Say, schema_of
 from lookalike.values import Box
 
@@ -417,7 +418,8 @@ def test_nothing_inside_is_fetched_though_its_name_is_allowed(
 
 def begun(service: Running, accept: str = "*/*", **asked: Any) -> socket.socket:
     """A search that has been sent, whose answer nobody has read yet."""
-    request = httpx.Request("POST", f"{service.url}/v1/search", headers={"Accept": accept}, **asked)
+    headers = {"Accept": accept, "Connection": "close"}
+    request = httpx.Request("POST", f"{service.url}/v1/search", headers=headers, **asked)
     head = "".join(f"{name}: {value}\r\n" for name, value in request.headers.items())
     place = urlsplit(service.url)
     made = socket.create_connection((place.hostname, place.port), timeout=60)
@@ -465,6 +467,40 @@ def test_a_full_line_turns_away_and_who_leaves_it_costs_nothing(told_shop: Told,
     assert told_shop.client.post("/v1/search", json={"text": "red"}).status_code == 200
 
 
+def captioned(service: Running, picture: Path, box: str) -> BinaryIO:
+    """The events of a search with a caption."""
+    fields = {"caption": "true", "box": box}
+    with begun(service, "text/event-stream", data=fields, files={"picture": picture.read_bytes()}) as stream:
+        return stream.makefile("rb")
+
+
+def await_hits(events: BinaryIO) -> None:
+    while not events.readline().startswith(b"event: hits"):
+        pass
+
+
+def test_where_too_many_captions_are_written_nobody_is_asked_for_another(
+    told_shop: Told, drawn_shop: Shop, model: Loopback
+) -> None:
+    may_reply.clear()
+    first = [captioned(told_shop, drawn_shop.query, "6,6,70,70") for _ in range(Limits().captions)]
+    for events in first:
+        await_hits(events)
+    before = model.requests
+
+    def told(box: str) -> bytes:
+        with captioned(told_shop, drawn_shop.query, box) as events:
+            return events.read()
+
+    late = told("8,8,70,70")
+    assert b'"outcome": "late"' in late and b"event: done" in late
+    assert model.requests == before
+    may_reply.set()
+    for events in first:
+        events.close()
+    awaited(lambda: b'"outcome": "late"' not in told("6,6,70,70"))
+
+
 def test_what_is_under_way_is_answered_when_the_service_is_stopped(
     told_shop: Told, drawn_shop: Shop, large: bytes
 ) -> None:
@@ -472,15 +508,8 @@ def test_what_is_under_way_is_answered_when_the_service_is_stopped(
     went_well = 'lookalike_request_seconds_count{method="POST",route="/v1/search",status="200"'
     answered = told_shop.counted(went_well)
     may_reply.clear()
-    stream = begun(
-        told_shop,
-        "text/event-stream",
-        data={"caption": "true", "box": "5,5,70,70"},
-        files={"picture": drawn_shop.query.read_bytes()},
-    )
-    heard = stream.makefile("rb")
-    while not heard.readline().startswith(b"event: hits"):
-        pass
+    events = captioned(told_shop, drawn_shop.query, "5,5,70,70")
+    await_hits(events)
     boxed = {"box": "0,0,90,90"}
     searches = [begun(told_shop, data=boxed, files={"picture": large}) for _ in range(4)]
     names = ("lookalike_waiting_requests", went_well)
@@ -491,7 +520,19 @@ def test_what_is_under_way_is_answered_when_the_service_is_stopped(
     with pytest.raises(httpx.ConnectError):
         httpx.get(f"{told_shop.url}/healthz")
     may_reply.set()
-    rest = heard.read().decode()
+    with events:
+        rest = events.read().decode()
     assert "event: caption" in rest and "event: done" in rest and '"text": null' not in rest
     assert told_shop.process.wait(60) == 0
-    stream.close()
+
+
+def test_a_line_has_so_many_places_and_gives_them_out_again() -> None:
+    refused: list[str] = []
+    line = Line(2, lambda: refused.append("one"))
+    with line.place():
+        with line.place(), pytest.raises(Problem, match="too many") as caught, line.place():
+            pass
+        assert (caught.value.status, caught.value.headers["Retry-After"]) == (429, "1")
+        assert (refused, line.length) == (["one"], 1)
+        line.check()
+    assert line.length == 0

@@ -23,7 +23,7 @@ from lookalike.server.fetching import Fetcher
 from lookalike.server.limits import Limits
 from lookalike.server.problems import RESPONSES, handle
 from lookalike.server.running import Runner
-from lookalike.server.service import Service, public_name
+from lookalike.server.service import Counted, Service, public_name
 from lookalike.server.watch import Watch, Watched, serve_metrics
 from lookalike.settings import Asking, Settings, open_captioner, open_catalogue, open_encoder, open_store
 from lookalike.values import Picture, Region
@@ -118,7 +118,7 @@ def _service(config: Config, watching: Watch) -> Service:
         ),
         watch=watching,
         fetcher=Fetcher(limits, config.url_hosts) if config.urls else None,
-        captioner=open_captioner(config.captions, config.asking) if config.captions else None,
+        captioner=Counted(open_captioner(config.captions, config.asking)) if config.captions else None,
         deadline_s=config.deadline_s,
         read_only=config.read_only or not os.access(folder, os.W_OK),
     )

@@ -134,7 +134,8 @@ _FORM = {
     }
 }
 _WRITTEN: dict[int | str, dict[str, Any]] = {
-    503: {"description": "another process writes to the catalogue: see Retry-After"}
+    429: {"description": "too many others write: see Retry-After"},
+    503: {"description": "another process writes to the catalogue: see Retry-After"},
 }
 
 
@@ -156,9 +157,11 @@ async def put_item(
     metadata, at the size that the encoder wants; sizes and boxes that are answered speak of these.
     """
     checked_id(id)
+    service.writes.check()
     described, data = await _form(request, service.limits)
-    wanted = await prepared(service, id, described, data)
-    new, rows = (await in_turn(service, replaced, service.catalogue, service.folder, [wanted]))[0]
+    with service.writes.place():
+        wanted = await prepared(service, id, described, data)
+        new, rows = (await in_turn(service, replaced, service.catalogue, service.folder, [wanted]))[0]
     place = {"Location": _place(id)} if new else None
     return JSONResponse(_document(rows), 201 if new else 200, place)
 
@@ -256,7 +259,9 @@ def replaced(
 
 
 async def in_turn(service: Service, job: Callable[P, R], /, *args: P.args, **named: P.kwargs) -> R:
-    """Run in the thread that writes; 503 where others write for longer than a request can wait."""
+    """Run in the thread that writes: 429 where that is busy with others for longer than a request can wait,
+    503 where another process writes for as long.
+    """
     clock = asyncio.get_running_loop().time
     until = clock() + _PATIENCE_S
     while True:
@@ -264,7 +269,8 @@ async def in_turn(service: Service, job: Callable[P, R], /, *args: P.args, **nam
         waiting = asyncio.wrap_future(future)
         done, _ = await asyncio.wait([waiting], timeout=until - clock())
         if not done and future.cancel():
-            break
+            service.watch.refused("queue")
+            raise Problem(429, "too many are writing", "try again later", {"Retry-After": "5"})
         try:
             return await waiting  # what has begun is not left
         except CatalogueBusy:

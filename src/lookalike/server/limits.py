@@ -29,6 +29,9 @@ class Limits:
     vectors: int = 64  # inputs of one request for embeddings
     searching: int = 4  # requests that are worked on at a time, on one core or two; see `on`
     waiting: int = 32  # requests that wait for their turn; the next is told to come back
+    writing: int = 32  # requests that bring an item, or wait for the one that does; so of the next
+    thumbnails: int = 256  # that are made, or wait for that; so of the next
+    captions: int = 32  # of queries that are written at a time; who would be next gets none
 
     @property
     def pictured(self) -> images.Limits:

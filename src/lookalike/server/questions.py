@@ -132,7 +132,7 @@ async def asked(
     request: Request, service: Service, model: type[Asked]
 ) -> AsyncIterator[tuple[Asked, list[UploadFile]]]:
     """The fields of a request, JSON or a form, and the pictures of a form, not yet in memory."""
-    service.check_line()
+    service.searches.check()
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if kind == "application/json":
         try:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Annotated, Any, cast
@@ -203,14 +203,26 @@ class _Asking:
         return told
 
     def refined(self) -> Any:
-        """First hits, then what became of the caption; see `refining.refined`."""
+        """First hits, then what became of the caption; see `refining.refined`.
+
+        It is late at once where too many are being written: nobody is asked.
+        """
         captioner = self.service.captioner
         assert captioner is not None
         question = self.question
+        if captioner.under_way >= self.service.limits.captions:
+            return self._bare()
         return refined(
             self.service.catalogue, captioner, self.pictures[0], _box(question.box), question.where,
             self._wanted, self.service.deadline_s,
         )  # fmt: skip
+
+    def _bare(self) -> Iterator[Hits | Refinement]:
+        started = time.perf_counter()
+        self.service.catalogue.check_query_captions()
+        yield self._search(self.pictures[0], _box(self.question.box))
+        ms = (time.perf_counter() - started) * 1000
+        yield Refinement("late", None, None, ms, ms)
 
     def document(self, hits: Hits, refinement: Refinement | None = None) -> dict[str, Any]:
         """The answer: what was searched, and one page of hits."""

@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import re
+import threading
 import time
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
@@ -26,11 +27,10 @@ from lookalike.server.fetching import Fetcher
 from lookalike.server.limits import Limits
 from lookalike.server.problems import Problem
 from lookalike.server.watch import Watch
-from lookalike.values import Facet
+from lookalike.values import Caption, Facet, Region
 
 _READING = 4  # threads for what does not wait for a turn
 _VALUES = 20  # of a facet, the most frequent
-_LATER = 32  # threads for captions of queries, which others write
 _SERVER = re.compile(r"(?<=\bopenai:)\S+ ?")
 _FOLDERS = re.compile(rf"(?<![^\s:+])/(?:(?! (?:{'|'.join(STRATEGIES)})/)[^+])*/")  # may hold spaces
 P = ParamSpec("P")
@@ -46,6 +46,50 @@ def public_name(name: str) -> str:
     return _FOLDERS.sub("", _SERVER.sub("", name))
 
 
+class Line:
+    """Places for those who are served and those who wait for that; 429 where none is left.
+
+    `on_full` is told of each that is turned away.
+    """
+
+    def __init__(self, most: int, on_full: Callable[[], None]) -> None:
+        self._most, self._on_full = most, on_full
+        self.length = 0
+
+    def check(self) -> None:
+        """Whether there is a place: better said before a body is read than after."""
+        if self.length >= self._most:
+            self._on_full()
+            raise Problem(429, "too many requests are waiting", "try again in a second", {"Retry-After": "1"})
+
+    @contextmanager
+    def place(self) -> Iterator[None]:
+        self.check()
+        self.length += 1
+        try:
+            yield
+        finally:
+            self.length -= 1
+
+
+class Counted:
+    """A captioner before another, which knows how many captions are being written, late ones too."""
+
+    def __init__(self, captioner: Captioner) -> None:
+        self.name, self.elsewhere = captioner.name, getattr(captioner, "elsewhere", False)
+        self.under_way = 0
+        self._captioner, self._lock = captioner, threading.Lock()
+
+    def captions(self, regions: Sequence[Region]) -> list[Caption]:
+        with self._lock:
+            self.under_way += 1
+        try:
+            return self._captioner.captions(regions)
+        finally:
+            with self._lock:
+                self.under_way -= 1
+
+
 @dataclass(slots=True)
 class Service:
     """One process's parts. `fetcher` and `captioner` are None where they are off, as they are at first."""
@@ -57,36 +101,28 @@ class Service:
     access: Access
     watch: Watch
     fetcher: Fetcher | None = None
-    captioner: Captioner | None = None
+    captioner: Counted | None = None
     deadline_s: float = 10.0  # for a query's caption
     read_only: bool = False  # nothing but thumbnails is written
     _threads: ThreadPoolExecutor = field(init=False)
     _waiters: ThreadPoolExecutor = field(init=False)
     _turns: asyncio.Semaphore = field(init=False)
-    _waiting: int = field(init=False, default=0)
+    searches: Line = field(init=False)
+    writes: Line = field(init=False)
+    thumbnails: Line = field(init=False)
     _facets: tuple[str, Mapping[str, Facet]] = field(init=False, default=("", {}))  # of a view's version
 
     def __post_init__(self) -> None:
-        self._waiters = ThreadPoolExecutor(_LATER, "lookalike-later")
+        waiters = self.limits.captions + self.limits.searching  # so that who gets no caption hears it at once
+        self._waiters = ThreadPoolExecutor(waiters, "lookalike-later")
         self._threads = ThreadPoolExecutor(self.limits.searching + _READING, "lookalike-serve")
         self._turns = asyncio.Semaphore(self.limits.searching)
+        self.searches = self._line(self.limits.searching + self.limits.waiting)
+        self.writes, self.thumbnails = self._line(self.limits.writing), self._line(self.limits.thumbnails)
+        self.watch.count_waiting(lambda: self.searches.length)
 
-    def check_line(self) -> None:
-        """429 where too many wait: better said before a body is read than after."""
-        if self._waiting >= self.limits.waiting + self.limits.searching:
-            self.watch.refused("queue")
-            raise Problem(429, "too many requests are waiting", "try again in a second", {"Retry-After": "1"})
-
-    @contextmanager
-    def _in_line(self) -> Iterator[None]:
-        self.check_line()
-        self._waiting += 1
-        self.watch.waiting(self._waiting)
-        try:
-            yield
-        finally:
-            self._waiting -= 1
-            self.watch.waiting(self._waiting)
+    def _line(self, most: int) -> Line:
+        return Line(most, lambda: self.watch.refused("queue"))
 
     @asynccontextmanager
     async def turn(self, request: Request) -> AsyncIterator[None]:
@@ -94,7 +130,7 @@ class Service:
 
         A client that leaves before its turn gives up its place in the line at once, see `stays`.
         """
-        with self._in_line():
+        with self.searches.place():
             came = time.perf_counter()
             await self._taken(request)
             try:

@@ -101,8 +101,9 @@ class Watch:
         """One stage of a search: decode, region, encode, search, rerank, wait or total."""
         self._stages.labels(name).observe(seconds)
 
-    def waiting(self, requests: int) -> None:
-        self._waiting.set(requests)
+    def count_waiting(self, ask: Callable[[], int]) -> None:
+        """`ask` says how many requests are in line or worked on, whenever metrics are read."""
+        self._waiting.set_function(ask)
 
     def refused(self, why: Refusal) -> None:
         self._refused.labels(why).inc()

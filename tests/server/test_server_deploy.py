@@ -7,6 +7,7 @@ import subprocess
 import sys
 import tomllib
 from collections.abc import Iterator
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
@@ -168,6 +169,8 @@ def test_ports_and_addresses_agree() -> None:
 def test_the_proxy_lets_through_what_the_service_takes() -> None:
     sizes = [int(size) * 1_000_000 for size in re.findall(r"max_size (\d+)MB", CADDYFILE)]
     assert sizes == [Limits().bulk_bytes, Limits().body_bytes]
+    compressed = re.findall(r"header Content-Type (\S+)", CADDYFILE)
+    assert compressed and not any(fnmatch("text/event-stream", kind) for kind in compressed)
 
 
 def test_the_health_check_fails_until_the_service_is_ready(service: Any) -> None:

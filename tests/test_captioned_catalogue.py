@@ -13,7 +13,7 @@ import pytest
 
 from lookalike import calibration, images, upkeep
 from lookalike.catalogue import Catalogue
-from lookalike.errors import BadInput, LookalikeError
+from lookalike.errors import BadInput, LookalikeError, WrongEncoder
 from lookalike.refining import Refinement, refined
 from lookalike.settings import regime_for
 from lookalike.testing import ThumbnailEncoder
@@ -48,6 +48,12 @@ class Reader:
     @staticmethod
     def _bags(texts: Sequence[str]) -> Floats:
         return np.array([[colour in text.split() for colour in COLOURS] for text in texts], np.float32)
+
+
+class Other(Reader):
+    """The same once more, trained anew."""
+
+    fingerprint = "reader-2"
 
 
 class Dictated:
@@ -236,6 +242,16 @@ def test_first_the_hits_of_the_picture_then_those_with_its_caption(shop: Catalog
     assert refinement.hits is not None
     assert refinement.hits[0].item == "item-3"
     assert 0 < refinement.first_ms < refinement.ms
+
+
+def test_a_catalogue_that_gets_another_encoder_meanwhile_is_not_compared_with(
+    shop: Catalogue, query: Path
+) -> None:
+    search = refined(shop, Dictated(WORDS), query, Box(0, 0, 90, 120))
+    assert isinstance(next(search), Hits)
+    upkeep.reindex(shop, Other(), "train+gallery+query")
+    with pytest.raises(WrongEncoder):
+        next(search)
 
 
 def test_a_caption_that_changes_nothing_changes_nothing(shop: Catalogue, query: Path) -> None:

@@ -271,6 +271,12 @@ def test_reindexing_switches_the_encoder(pictures: Path, open_shop: OpenShop) ->
     with shop.open_writer() as store:
         store.meta["confident_from"] = "0.5"
     assert upkeep.reindex(shop, OtherEncoder(), "image") == []
+    for search in (
+        lambda: shop.search(pictures / "item-4" / "front.png"),
+        lambda: next(shop.rank(np.zeros((1, shop.encoder.dim), np.float32))),
+    ):
+        with pytest.raises(WrongEncoder):  # opened before, it does not compare with what it did not make
+            search()
     again = open_shop(encoder=OtherEncoder())
     assert again.search(pictures / "item-4" / "front.png", top=1)[0].score == pytest.approx(1, abs=1e-3)
     assert upkeep.info(again)["encoder"] == "other"

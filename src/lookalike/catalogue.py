@@ -224,6 +224,7 @@ class Catalogue:
         candidates = self._looked(picture, box, clock, caption)
         meaning = self.encoder.texts([text]) if text else None
         with self.store.view() as view:
+            self.check_encoder(view)  # it may have come while the picture was encoded
             with clock.stage("search"):
                 seen, regions, shortlist = [] if like is None else list(like), [], None
                 for places in candidates:
@@ -296,6 +297,7 @@ class Catalogue:
         """
         asked = map(Query, queries) if isinstance(queries, np.ndarray) else queries
         with self.store.view() as view:
+            self.check_encoder(view)
             size = view.size if top is None else max(top, SHORTLIST if self.reranker else 0)
             for block in indexing.chunks(asked, RANKED_AT_ONCE):
                 wanted = None if group and top is not None else size
@@ -310,12 +312,16 @@ class Catalogue:
                     ranked.append((keys[:top], scores[:top]))
                 yield ranking.filled(ranked)
 
-    def check_encoder(self) -> None:
-        """WrongEncoder unless the descriptors are the encoder's, which another process may have replaced."""
-        meta, encoder = dict(self.store.meta.items()), self.encoder
-        if meta["fingerprint"] != encoder.fingerprint:
+    def check_encoder(self, view: View | None = None) -> None:
+        """WrongEncoder unless the descriptors are the encoder's, which another process may have replaced.
+
+        Those of a `view`, where one is given, stay what they are for as long as it is open.
+        """
+        encoder = self.encoder
+        there = self.store.meta["fingerprint"] if view is None else view.fingerprint
+        if there != encoder.fingerprint:
             raise WrongEncoder(
-                f"the catalogue was built by {meta['encoder']} ({meta['fingerprint']}), "
+                f"the catalogue was built by {self.store.meta['encoder']} ({there}), "
                 f"not by {encoder.name} ({encoder.fingerprint})",
                 f"search it with that encoder, or run: lookalike reindex CATALOGUE --encoder {encoder.name}",
             )

@@ -85,6 +85,10 @@ class View(Protocol):
     version: str  # of this moment: another one when anything that is searched or told came, went or changed
 
     @property
+    def fingerprint(self) -> str:
+        """Of the encoder whose descriptors these are."""
+
+    @property
     def size(self) -> int:
         """N."""
 

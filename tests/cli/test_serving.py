@@ -49,6 +49,8 @@ def test_a_new_key_is_printed_once_and_kept_as_a_hash(folder: Path) -> None:
         (["--proxy", "my-proxy"], "a proxy that is no address"),
         (["--captions", "openai:http://127.0.0.1:9"], "needs the name of a model"),
         (["--captions", "palette"], "was not trained with captions"),
+        (["--urls", "--url-host", "https://shop.example"], "is no host's name"),
+        (["--url-host", "shop.example"], "none are fetched"),
         (["--rerank", "magic"], "no re-ranker is called 'magic'"),
     ],
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import resource
 import select
 import socket
@@ -128,10 +129,13 @@ def test_the_limit_of_files_is_raised_as_far_as_it_takes(monkeypatch: pytest.Mon
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
-def test_searches_go_on_among_many_connections_that_do_nothing(
-    drawn_shop: Shop, serve: Callable[..., Running]
-) -> None:
-    running = serve(drawn_shop.folder)
+@pytest.fixture(scope="module")
+def running(drawn_shop: Shop, serve: Callable[..., Running]) -> Running:
+    """A service for this file alone, whose memory is looked at."""
+    return serve(drawn_shop.folder)
+
+
+def test_searches_go_on_among_many_connections_that_do_nothing(drawn_shop: Shop, running: Running) -> None:
     search = {"picture": drawn_shop.query.read_bytes()}
     running.client.post("/v1/search", files=search).raise_for_status()
     before = _resident(running.process.pid)
@@ -150,6 +154,40 @@ def test_searches_go_on_among_many_connections_that_do_nothing(
         assert _resident(running.process.pid) - before < 100_000_000
         _await_closed(crowd)
     running.client.post("/v1/search", files=search).raise_for_status()
+
+
+START = b"POST /v1/search HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n"
+MANY = b"".join(b"X-%d: 1\r\n" % number for number in range(10_000))
+TWICE = b"Content-Length: 16\r\nTransfer-Encoding: chunked\r\nContent-Type: application/json\r\n"
+
+
+@pytest.mark.parametrize(
+    ("head", "rest"),
+    [
+        (b"X: " + b"a" * 1_000_000 + b"\r\n", b""),
+        (MANY, b""),
+        (TWICE, b'10\r\n{"text": "hats"}\r\n0\r\n\r\n'),
+        (b"Content-Length: 1\r\nContent-Length: 2\r\n", b"{}"),
+        (b"Content-Length: -1\r\n", b"{}"),
+        (b"X : y\r\n", b""),
+        (b"X: y\0z\r\n", b""),
+    ],
+)
+def test_a_head_that_is_too_large_or_contradicts_itself_is_refused(
+    running: Running, head: bytes, rest: bytes
+) -> None:
+    with connected(int(running.url.rpartition(":")[2])) as connection:
+        with contextlib.suppress(ConnectionError):
+            connection.sendall(START + head + b"\r\n" + rest)
+        read = b""
+        while more := answered(connection):
+            read += more
+    if read:  # else the connection was closed while the head was still being sent
+        assert read.startswith(b"HTTP/1.1 4")
+        said, _, document = read.partition(b"\r\n\r\n")
+        assert b"content-type: application/problem+json" in said.lower()
+        assert json.loads(document)["status"] == int(read.split()[1])
+    assert running.client.get("/readyz").status_code == 200
 
 
 def _await_closed(crowd: Sequence[socket.socket]) -> None:

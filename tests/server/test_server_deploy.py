@@ -8,6 +8,7 @@ import sys
 import tomllib
 from collections.abc import Iterator
 from copy import deepcopy
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
@@ -177,6 +178,8 @@ def test_ports_and_addresses_agree() -> None:
 def test_the_proxy_lets_through_what_the_service_takes() -> None:
     sizes = [int(size) * 1_000_000 for size in re.findall(r"max_size (\d+)MB", CADDYFILE)]
     assert sizes == [Limits().bulk_bytes, Limits().body_bytes]
+    compressed = re.findall(r"header Content-Type (\S+)", CADDYFILE)
+    assert compressed and not any(fnmatch("text/event-stream", kind) for kind in compressed)
 
 
 def test_the_health_check_fails_until_the_service_is_ready(service: Any) -> None:
@@ -365,7 +368,11 @@ def test_the_limits_are_told_as_they_are() -> None:
         f"| a picture | {limits.pixels / 1e6:.0f} megapixels |",
         f"| decoding a picture | {limits.decode_s:.0f} s, {limits.decode_bytes / 1e9:.1f} GB,",
         f"| pictures in a request | {limits.pictures} |",
-        f"in line for that | {limits.searching} and {limits.waiting} in each process |",
+        f"in line for that | {limits.searching} and {limits.waiting} in each process; on more than two cores "
+        f"{limits.on(64).searching // 64} and {limits.on(64).waiting // 64} for each |",
+        f"put at a time, in line too | {limits.writing} in each process |",
+        f"made, in line too | {limits.thumbnails} in each process |",
+        f"written at a time | {limits.captions} in each process |",
         f"paged through | {limits.top:,} and {limits.deepest:,} |",
     ):
         assert told in page, told

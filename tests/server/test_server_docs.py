@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import hashlib
 import json
 import re
 import shutil
@@ -54,13 +55,14 @@ def test_every_command_gets_its_answer(counter: tuple[Path, Running]) -> None:
         if line.startswith(("curl", "KEY="))
     ]
     asked = [command for command in commands if command.startswith("curl")]
-    assert len(asked) >= 12
+    assert len(asked) >= 15
     key = next(command for command in commands if command.startswith("KEY=")).replace(
         "lk_…", service.keys["write"]
     )
-    job = ""
+    job, picture = "", hashlib.sha256((folder / "phone.jpg").read_bytes()).hexdigest()
     for command in asked:
         told = command.replace(THERE, service.url).replace("jobs/JOB", f"jobs/{job}")
+        told = told.replace("SHA256", picture)
         told = told.replace("curl", "curl -sS --fail-with-body", 1)
         done = subprocess.run(f"{key}; {told}", shell=True, cwd=folder, capture_output=True, text=True)
         assert done.returncode == 0, f"{command}\n{done.stdout}{done.stderr}"
@@ -74,10 +76,13 @@ def test_every_command_gets_its_answer(counter: tuple[Path, Running]) -> None:
 
 def test_the_python_finds_something(counter: tuple[Path, Running]) -> None:
     folder, service = counter
-    code = "\n".join(blocks("python")).replace(THERE, service.url)
+    code = "\n".join(blocks("python")).replace(THERE, service.url).replace("lk_…", service.keys["write"])
     done = subprocess.run(
         [sys.executable, "-W", "error", "-c", code], cwd=folder, capture_output=True, text=True
     )
     assert done.returncode == 0, done.stderr
     item, score, *_ = done.stdout.split()
     assert item in ("jacket-1", "hat-7") and float(score) > 0.9
+    assert "\nhits ['" in done.stdout and "\ncaption " in done.stdout
+    (region,) = service.client.get("/v1/items/jacket-2").json()["pictures"][0]["regions"]
+    assert region["box"] == [20, 10, 200, 220]

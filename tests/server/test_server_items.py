@@ -425,7 +425,7 @@ def test_nothing_acknowledged_is_lost_when_the_service_is_killed_under_load(
                     answer = client.delete(f"/v1/items/{id}")
             except httpx.TransportError:
                 return
-            if answer.status_code == 503:  # on a busy machine it takes too long: nothing is promised
+            if answer.status_code in (429, 503):  # on a busy machine it takes too long: nothing is promised
                 continue
             assert answer.status_code in (200, 201, 204), answer.text
             acknowledged[id] = number

@@ -377,7 +377,7 @@ def test_what_a_watch_is_told_it_tells() -> None:
     watch, other = Watch(), Watch()
     watch.stage("encode", 0.3)
     watch.stage("encode", 0.004)
-    watch.waiting(7)
+    watch.count_waiting(lambda: 7)
     watch.refused("queue")
     watch.batch(3, 0.25)
     watch.batch(1, 0.5)

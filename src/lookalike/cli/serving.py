@@ -68,6 +68,10 @@ def serve(
         typer.Option("--proxy", metavar="ADDRESS|NETWORK", help="Whose X-Forwarded-For is believed."),
     ] = None,
     urls: Annotated[bool, typer.Option("--urls", help="Pictures may be named by URL.")] = False,
+    url_host: Annotated[
+        list[str] | None,
+        typer.Option("--url-host", metavar="HOST|HOST:PORT", help="Only by those of this host; repeatable."),
+    ] = None,
     captions: Annotated[
         str | None,
         typer.Option("--captions", metavar=CAPTIONER, help="Who writes captions of queries that want one."),
@@ -118,6 +122,7 @@ def serve(
     catalogue = files_of(place)
     from lookalike.server.access import Access, Keys
     from lookalike.server.connections import Connection
+    from lookalike.server.fetching import check_hosts
     from lookalike.settings import open_captioner
 
     # What the service will open is opened once here, so that what is wrong is said before it starts.
@@ -128,6 +133,9 @@ def serve(
             served.check_query_captions()
     kept = Keys(catalogue, keys_file)
     Access(kept, private, per_minute, proxy or [])
+    check_hosts(url_host or [])
+    if url_host and not urls:
+        raise BadInput("--url-host says which URLs, and none are fetched", "add --urls")
     if private and open_:
         raise BadInput("--private and --open contradict each other", "leave one of them out")
     if not _loopback(host) and not open_ and not kept.listed():
@@ -141,7 +149,7 @@ def serve(
         "read_only": read_only, "query_regions": regions, "rerank": rerank, "captions": captions,
         "asking": asking, "deadline_s": deadline,
         "searching_needs_key": private or not (open_ or _loopback(host)), "per_minute": per_minute,
-        "proxies": proxy or [], "urls": urls,
+        "proxies": proxy or [], "urls": urls, "url_hosts": url_host or [],
         # Another site's name that leads to loopback (DNS rebinding) is not answered.
         "hosts": _HOSTS if _loopback(host) and not proxy else [],
         "metrics": [metrics_host, metrics_port] if metrics_port else None, "workers": workers,
@@ -161,6 +169,7 @@ def serve(
             return
         os.environ[_CONFIG] = json.dumps(told)
         server = uvicorn.Server(config)
+        signal.signal(signal.SIGTERM, lambda *_: None)  # once all is answered uvicorn raises it again
         server.run(sockets=[listening])
     if not server.started:
         raise typer.Exit(1)

@@ -18,6 +18,7 @@ from typing import Annotated, Any, Literal, get_args
 
 from fastapi import Depends, Request
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
+from pydantic import BaseModel
 
 from lookalike.errors import BadInput, CatalogueError
 from lookalike.server.problems import Problem
@@ -211,9 +212,10 @@ _BEARER = HTTPBearer(auto_error=False, description="A key of the service: `looka
 
 
 def needs(scope: Scope) -> Any:
-    """For `Depends`: that the request may do what `scope` covers. See `Access.check`.
+    """For `Depends`: that the request may do what `scope` covers, see `Access.check`, and asks what is known.
 
-    Where the service only reads, whatever goes beyond searching is 403, whoever asks.
+    Where the service only reads, whatever goes beyond searching is 403, whoever asks. A parameter in the
+    address that the endpoint does not take is 422, as a field that is not known is.
     """
 
     async def checked(
@@ -228,6 +230,18 @@ def needs(scope: Scope) -> Any:
             if problem.status == 429:
                 service.watch.refused("rate")
             raise
+        _check_address(request)
         return who
 
     return checked
+
+
+def _check_address(request: Request) -> None:
+    taken: set[str] = set()
+    for field in request.scope["route"].dependant.query_params:
+        kind = field.field_info.annotation
+        model = isinstance(kind, type) and issubclass(kind, BaseModel)  # of which each field is a parameter
+        taken |= set(kind.model_fields) if model else {field.alias}
+    if unknown := [name for name in request.query_params if name not in taken]:
+        hint = f"in the address this takes {', '.join(sorted(taken)) or 'none'}; fields belong into the body"
+        raise Problem(422, f"{unknown[0][:80]}: no such parameter", hint)

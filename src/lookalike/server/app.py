@@ -23,7 +23,7 @@ from lookalike.server.fetching import Fetcher
 from lookalike.server.limits import Limits
 from lookalike.server.problems import RESPONSES, handle
 from lookalike.server.running import Runner
-from lookalike.server.service import Service
+from lookalike.server.service import Counted, Service, public_name
 from lookalike.server.watch import Watch, Watched, serve_metrics
 from lookalike.settings import Asking, Settings, open_captioner, open_catalogue, open_encoder, open_store
 from lookalike.values import Picture, Region
@@ -51,6 +51,7 @@ class Config:
     proxies: Sequence[str] = ()  # addresses or networks whose X-Forwarded-For is believed
     hosts: Sequence[str] = ()  # names that the service answers to; none: any
     urls: bool = False  # whether pictures may be named by URL
+    url_hosts: Sequence[str] = ()  # whose pictures may be; none: any in the public internet
     metrics: tuple[str, int] | None = None  # host and port
     workers: int = 1  # processes like this one
     limits: Limits = field(default_factory=Limits)
@@ -98,14 +99,16 @@ def _service(config: Config, watching: Watch) -> Service:
     with open_store(config.catalogue, token=config.token) as store:
         named = store.meta["encoder"]
     # As many passes at a time as there are cores, each on one: more is done than by one pass on all.
-    encoder = Batched(open_encoder(named, threads=1), watching.batch, max(1, processors // config.workers))
+    passes = max(1, processors // config.workers)
+    encoder = Batched(open_encoder(named, threads=1), watching.batch, passes, public_name(named))
     settings = Settings(encoder, query_regions=config.query_regions, rerank=config.rerank, token=config.token)
     catalogue = open_catalogue(config.catalogue, settings, create=False)
+    limits = config.limits.on(passes)
     return Service(
         catalogue=catalogue,
         folder=folder,
-        limits=config.limits,
-        decoder=Decoder(config.limits, processors),
+        limits=limits,
+        decoder=Decoder(limits, processors),
         access=Access(
             Keys(folder, config.keys),
             config.searching_needs_key,
@@ -114,8 +117,8 @@ def _service(config: Config, watching: Watch) -> Service:
             counted_in=config.counted_in,
         ),
         watch=watching,
-        fetcher=Fetcher(config.limits) if config.urls else None,
-        captioner=open_captioner(config.captions, config.asking) if config.captions else None,
+        fetcher=Fetcher(limits, config.url_hosts) if config.urls else None,
+        captioner=Counted(open_captioner(config.captions, config.asking)) if config.captions else None,
         deadline_s=config.deadline_s,
         read_only=config.read_only or not os.access(folder, os.W_OK),
     )

@@ -37,11 +37,14 @@ class Batched:
     So nobody waits for company, and the busier the service is, the larger the batches. `at_a_time` batches
     are under way, and share what there is to do: a single one leaves cores idle between its passes. Where a
     batch fails, each of its regions is tried alone, so that one does not take the others with it. `on_batch`
-    is told how many regions and pictures went through together, and the seconds that it took.
+    is told how many regions and pictures went through together, and the seconds that it took. It goes by
+    another `name` where one is given: the encoder's own may say where its file lies.
     """
 
-    def __init__(self, encoder: Encoder, on_batch: Callable[[int, float], None], at_a_time: int) -> None:
-        self.name, self.dim, self.fingerprint = encoder.name, encoder.dim, encoder.fingerprint
+    def __init__(
+        self, encoder: Encoder, on_batch: Callable[[int, float], None], at_a_time: int, name: str = ""
+    ) -> None:
+        self.name, self.dim, self.fingerprint = name or encoder.name, encoder.dim, encoder.fingerprint
         self._encoder, self._on_batch, self._at_a_time = encoder, on_batch, at_a_time
         self._asked: queue.Queue[_Asked] = queue.Queue()
         for _ in range(at_a_time):

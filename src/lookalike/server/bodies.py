@@ -15,6 +15,8 @@ from lookalike.server.problems import Problem
 _LINGER_S = 2.0  # how long a client that is still sending may go on, so that it gets to read the answer
 
 _TOO_MUCH = Problem(429, "too much is arriving at once", "try again in a second", {"Retry-After": "1"})
+# A proxy that believes the other one would take the rest for another request.
+_TWO_ENDS = Problem(400, "the body's length is told in two ways", "send one of the two headers")
 _HEADERS = {
     "X-Content-Type-Options": "nosniff",
     "X-Frame-Options": "DENY",
@@ -33,11 +35,11 @@ _HEADERS = {
 class Bodies:
     """ASGI middleware: a body that is too large, too slow or stalled is refused while it arrives.
 
-    413 as soon as there are more bytes than the limits allow, or a header promises more; 408 where a piece
-    takes longer than `idle_s`, or all of it longer than `body_s`. A POST to one of `bulk_paths` may bring
-    `bulk_bytes`, in any time. 429, of which `on_full` is told, where all other bodies under way, until their
-    answers, are together more than `held_bytes`. A connection on which a body was not read to its end is
-    closed after the answer.
+    413 as soon as there are more bytes than the limits allow, or a header promises more; 400 where two
+    headers tell where it ends; 408 where a piece takes longer than `idle_s`, or all of it longer than
+    `body_s`. A POST to one of `bulk_paths` may bring `bulk_bytes`, in any time. 429, of which `on_full` is
+    told, where all other bodies under way, until their answers, are together more than `held_bytes`. A
+    connection on which a body was not read to its end is closed after the answer.
     """
 
     def __init__(
@@ -72,6 +74,9 @@ class Bodies:
             scope, receive, send, hold, limits.bulk_bytes if bulk else limits.body_bytes,
             limits.idle_s, math.inf if bulk else limits.body_s,
         )  # fmt: skip
+        if {b"content-length", b"transfer-encoding"} <= {name for name, _ in scope["headers"]}:
+            await body.refuse(_TWO_ENDS)
+            return
         if body.promised > body.most:
             await body.refuse(_too_large(body.most))
             return

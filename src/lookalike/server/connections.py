@@ -10,9 +10,11 @@ import asyncio
 import resource
 from typing import ClassVar
 
+import h11
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from lookalike.server.limits import Limits
+from lookalike.server.problems import Problem
 
 _FLUSH_S = 20.0  # for the rest of an answer to be fetched, after which the connection is cut
 _OTHERS = 1_500  # files besides: those of uploads over 1 MB, of the catalogue, of the decoding processes
@@ -41,6 +43,16 @@ class Connection(H11Protocol):
     def on_response_complete(self) -> None:
         super().on_response_complete()
         self._look()
+
+    def send_400_response(self, msg: str) -> None:
+        """Answer to what is no request of HTTP/1.1, as to any other that cannot be answered."""
+        problem = Problem(400, "this is no request of HTTP/1.1, or its head is too large").response()
+        head = h11.Response(
+            status_code=400, headers=[*problem.raw_headers, (b"connection", b"close")], reason=b"Bad Request"
+        )
+        for event in (head, h11.Data(data=bytes(problem.body)), h11.EndOfMessage()):
+            self.transport.write(self.conn.send(event) or b"")
+        self.transport.close()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._forget()

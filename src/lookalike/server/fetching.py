@@ -18,6 +18,7 @@ from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
 
 import httpx
 
+from lookalike.errors import BadInput
 from lookalike.server.limits import Limits
 from lookalike.server.problems import Problem
 
@@ -30,6 +31,7 @@ _ADDRESSES = 3  # of a host that are tried
 _LONGEST = 2_000  # characters of a URL
 _PORTS = {"http": 80, "https": 443}
 _NAME = re.compile(r"[a-z0-9_]([a-z0-9_-]*[a-z0-9_])?(\.[a-z0-9_]([a-z0-9_-]*[a-z0-9_])?)*")
+_HOST = re.compile(rf"{_NAME.pattern}(:\d{{1,5}})?")
 _NUMBER = re.compile(r"(.*\.)?(\d+|0x[0-9a-f]*)")  # 2130706433 and 0x7f.1 are 127.0.0.1 to some
 _HEADERS = {
     "Accept": "image/*",
@@ -69,6 +71,13 @@ async def resolved(host: str) -> Sequence[str]:
     """All addresses of a host. OSError where there are none."""
     found = await asyncio.get_running_loop().getaddrinfo(host, None, type=socket.SOCK_STREAM)
     return [str(place[0]) for *_, place in found]
+
+
+def check_hosts(hosts: Sequence[str]) -> None:
+    """BadInput unless each is a host as `Fetcher` may be allowed it: "shop.example", or with a port."""
+    for host in hosts:
+        if not (_HOST.fullmatch(host.lower()) or _is_address(host)):
+            raise BadInput(f"{host!r} is no host's name", "write shop.example or shop.example:8443")
 
 
 class Fetcher:

@@ -35,6 +35,7 @@ from starlette.datastructures import UploadFile
 from lookalike.catalogue import Catalogue
 from lookalike.datasets import Listed
 from lookalike.errors import BadInput, BadPicture, CatalogueBusy
+from lookalike.server import answers
 from lookalike.server.access import needs
 from lookalike.server.limits import Limits
 from lookalike.server.pictures import ORIGIN, Upload, forget, keep, place_of, upload
@@ -127,12 +128,14 @@ _FORM = {
                     "additionalProperties": False,
                 },
                 "encoding": {"item": {"contentType": "application/json"}},
+                "example": {"item": {"title": "Waxed jacket", "attributes": {"price": 129}}},
             }
         },
     }
 }
 _WRITTEN: dict[int | str, dict[str, Any]] = {
-    503: {"description": "another process writes to the catalogue: see Retry-After"}
+    429: {"description": "too many others write: see Retry-After"},
+    503: {"description": "another process writes to the catalogue: see Retry-After"},
 }
 
 
@@ -140,7 +143,10 @@ _WRITTEN: dict[int | str, dict[str, Any]] = {
     "/items/{id:path}",
     dependencies=[Depends(needs("write"))],
     openapi_extra=_FORM,
-    responses={201: {"description": "there was no such item before"}, **_WRITTEN},
+    **answers.answered(
+        answers.Item,
+        others={201: {"model": answers.Item, "description": "there was no such item before"}, **_WRITTEN},
+    ),
 )
 async def put_item(
     request: Request, service: Annotated[Service, Depends(service_of)], id: str
@@ -151,9 +157,11 @@ async def put_item(
     metadata, at the size that the encoder wants; sizes and boxes that are answered speak of these.
     """
     checked_id(id)
+    service.writes.check()
     described, data = await _form(request, service.limits)
-    wanted = await prepared(service, id, described, data)
-    new, rows = (await in_turn(service, replaced, service.catalogue, service.folder, [wanted]))[0]
+    with service.writes.place():
+        wanted = await prepared(service, id, described, data)
+        new, rows = (await in_turn(service, replaced, service.catalogue, service.folder, [wanted]))[0]
     place = {"Location": _place(id)} if new else None
     return JSONResponse(_document(rows), 201 if new else 200, place)
 
@@ -161,7 +169,7 @@ async def put_item(
 @router.get(
     "/items/{id:path}",
     dependencies=[Depends(needs("search"))],
-    responses={404: {"description": "the catalogue has no such item"}},
+    **answers.answered(answers.Item, others={404: {"description": "the catalogue has no such item"}}),
 )
 async def get_item(service: Annotated[Service, Depends(service_of)], id: str) -> dict[str, Any]:
     """An item with its pictures, and what is known of their regions."""
@@ -184,7 +192,7 @@ async def delete_item(service: Annotated[Service, Depends(service_of)], id: str)
     return Response(status_code=204)
 
 
-@router.get("/items", dependencies=[Depends(needs("search"))])
+@router.get("/items", dependencies=[Depends(needs("search"))], **answers.answered(answers.Items))
 async def list_items(
     service: Annotated[Service, Depends(service_of)], page: Annotated[Page, Query()]
 ) -> dict[str, Any]:
@@ -251,7 +259,9 @@ def replaced(
 
 
 async def in_turn(service: Service, job: Callable[P, R], /, *args: P.args, **named: P.kwargs) -> R:
-    """Run in the thread that writes; 503 where others write for longer than a request can wait."""
+    """Run in the thread that writes: 429 where that is busy with others for longer than a request can wait,
+    503 where another process writes for as long.
+    """
     clock = asyncio.get_running_loop().time
     until = clock() + _PATIENCE_S
     while True:
@@ -259,7 +269,8 @@ async def in_turn(service: Service, job: Callable[P, R], /, *args: P.args, **nam
         waiting = asyncio.wrap_future(future)
         done, _ = await asyncio.wait([waiting], timeout=until - clock())
         if not done and future.cancel():
-            break
+            service.watch.refused("queue")
+            raise Problem(429, "too many are writing", "try again later", {"Retry-After": "5"})
         try:
             return await waiting  # what has begun is not left
         except CatalogueBusy:

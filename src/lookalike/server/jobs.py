@@ -15,12 +15,13 @@ from typing import Annotated, Any, BinaryIO
 from fastapi import APIRouter, Depends, Header, Query, Request
 from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import JSONResponse
-from starlette.requests import ClientDisconnect
 
 from lookalike.server.access import needs
+from lookalike.server.answers import Jobs, answered
 from lookalike.server.items import Page
-from lookalike.server.ledger import Ledger
+from lookalike.server.ledger import Job, Ledger
 from lookalike.server.problems import Problem
+from lookalike.server.questions import A_PICTURE
 from lookalike.server.running import Line
 from lookalike.server.service import Service, service_of
 from lookalike.store import room_for
@@ -36,7 +37,12 @@ _BODY = {
     "requestBody": {
         "required": True,
         "description": "An item a line. A line that cannot be used is skipped, and told of by the job.",
-        "content": {_KINDS[0]: {"schema": Line.model_json_schema()}},
+        "content": {
+            _KINDS[0]: {
+                "schema": Line.model_json_schema(),
+                "example": {"item": "hat-7", "title": "Felt hat", "pictures": [A_PICTURE]},
+            }
+        },
     }
 }
 
@@ -45,7 +51,7 @@ _BODY = {
     "/items",
     status_code=202,
     openapi_extra=_BODY,
-    responses={429: {"description": "too many jobs wait: see Retry-After"}},
+    **answered(Job, 202, {429: {"description": "too many jobs wait: see Retry-After"}}),
 )
 async def put_items(
     request: Request,
@@ -81,7 +87,7 @@ async def put_items(
     return JSONResponse(asdict(job), 202, {"Location": f"/v1/jobs/{job.job}"})
 
 
-@router.get("/jobs", dependencies=[Depends(needs("write"))])
+@router.get("/jobs", dependencies=[Depends(needs("write"))], **answered(Jobs))
 async def list_jobs(
     service: Annotated[Service, Depends(service_of)], page: Annotated[Page, Query()]
 ) -> dict[str, Any]:
@@ -99,7 +105,7 @@ async def list_jobs(
 @router.get(
     "/jobs/{id}",
     dependencies=[Depends(needs("write"))],
-    responses={404: {"description": "there is no such job"}},
+    **answered(Job, others={404: {"description": "there is no such job"}}),
 )
 async def get_job(service: Annotated[Service, Depends(service_of)], id: str) -> dict[str, Any]:
     """How far a job has come. `done` and `total` are lines."""
@@ -118,15 +124,12 @@ async def _received(request: Request, part: Path) -> int:
         )
         with file:
             arrived = bytearray()
-            try:
-                async for chunk in request.stream():
-                    arrived += chunk
-                    if len(arrived) >= _WRITTEN or not chunk:
-                        lines, last = lines + arrived.count(b"\n"), bytes(arrived[-1:]) or last
-                        await run_in_threadpool(file.write, bytes(arrived))
-                        arrived.clear()
-            except ClientDisconnect:
-                raise Problem(400, "the client has left") from None
+            async for chunk in request.stream():
+                arrived += chunk
+                if len(arrived) >= _WRITTEN or not chunk:
+                    lines, last = lines + arrived.count(b"\n"), bytes(arrived[-1:]) or last
+                    await run_in_threadpool(file.write, bytes(arrived))
+                    arrived.clear()
             await run_in_threadpool(_flushed, file)
     return lines + (last != b"\n")
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Self
 
 from lookalike import images
 
@@ -26,9 +27,17 @@ class Limits:
     top: int = 1_000  # hits of one page
     deepest: int = 10_000  # hits that can be paged through
     vectors: int = 64  # inputs of one request for embeddings
-    searching: int = 4  # requests that are worked on at a time
+    searching: int = 4  # requests that are worked on at a time, on one core or two; see `on`
     waiting: int = 32  # requests that wait for their turn; the next is told to come back
+    writing: int = 32  # requests that bring an item, or wait for the one that does; so of the next
+    thumbnails: int = 256  # that are made, or wait for that; so of the next
+    captions: int = 32  # of queries that are written at a time; who would be next gets none
 
     @property
     def pictured(self) -> images.Limits:
         return images.Limits(self.body_bytes, self.pixels)
+
+    def on(self, cores: int) -> Self:
+        """The same for a process with so many cores: beyond two, each has two requests more at work."""
+        share = max(2, cores)
+        return replace(self, searching=self.searching * share // 2, waiting=self.waiting * share // 2)

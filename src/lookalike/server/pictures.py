@@ -160,6 +160,7 @@ def within(folder: Path, name: str) -> Path:
         304: {"description": "the client has it"},
         404: {"description": "the catalogue has no such picture"},
         410: {"description": "its file has gone or changed"},
+        429: {"description": "too many pictures wait to be made smaller: see Retry-After"},
     },
 )
 async def picture(
@@ -196,13 +197,20 @@ class _Making:
 
 async def _thumbnail(request: Request, service: Service, rows: list[Row], width: int) -> bytes:
     """The file's content, made where it is not there. Problem 410 where there is nothing to make it of."""
-    state, sha256 = request.app.state, rows[0].sha256
+    state = request.app.state
     if not hasattr(state, "making"):
         state.making = _Making()
     making: _Making = state.making
-    path = _thumbnail_of(service.folder, sha256, width)
+    path = _thumbnail_of(service.folder, rows[0].sha256, width)
+    with suppress(OSError):  # not there yet
+        return await run_in_threadpool(path.read_bytes)
+    with service.thumbnails.place():
+        return await _made(making, service, rows, width, path)
+
+
+async def _made(making: _Making, service: Service, rows: list[Row], width: int, path: Path) -> bytes:
     async with making.by_path.setdefault(path, asyncio.Lock()):
-        with suppress(OSError):  # not there yet, as a rule
+        with suppress(OSError):  # another one may have made it meanwhile
             return await run_in_threadpool(path.read_bytes)
         async with making.turns:
             data = await run_in_threadpool(original, rows)
@@ -215,7 +223,9 @@ async def _thumbnail(request: Request, service: Service, rows: list[Row], width:
             content = await run_in_threadpool(_shrunk, picture, width)
             with suppress(CatalogueError):  # where nothing can be written they are made each time
                 await run_in_threadpool(_put, path, content)
-    if not await run_in_threadpool(service.catalogue.store.find, [sha256]):  # it was removed meanwhile
+    if not await run_in_threadpool(
+        service.catalogue.store.find, [rows[0].sha256]
+    ):  # it was removed meanwhile
         with suppress(OSError):
             path.unlink()
     return content

@@ -59,7 +59,7 @@ class Problem(Exception):
         super().__init__(detail)
         self.status, self.detail, self.hint, self.headers = status, detail, hint, dict(headers or {})
 
-    def response(self) -> JSONResponse:
+    def document(self) -> dict[str, Any]:
         told: dict[str, Any] = {
             "type": "about:blank",
             "title": HTTPStatus(self.status).phrase,
@@ -68,7 +68,10 @@ class Problem(Exception):
         }
         if self.hint:
             told["hint"] = self.hint
-        return JSONResponse(told, self.status, self.headers, MEDIA)
+        return told
+
+    def response(self) -> JSONResponse:
+        return JSONResponse(self.document(), self.status, self.headers, MEDIA)
 
 
 def problem_of(error: LookalikeError) -> Problem | None:

@@ -18,6 +18,10 @@ from lookalike.server.service import Service
 Asked = TypeVar("Asked", bound=BaseModel)
 _TEXT = Limits().text
 _FIELD_BYTES = 64 * 1024  # of a form's field that is no picture
+A_PICTURE = (  # a red square in base64, for examples that can be sent as they are
+    "iVBORw0KGgoAAAANSUhEUgAAACAAAAAgAQMAAABJtOi3AAAAA1BMVEXIHijZMm0HAAAADElEQVR42mNgGNwAAACgAAGO+7G0AAAA"
+    "AElFTkSuQmCC"
+)
 
 
 def _corners(value: object) -> object:
@@ -30,6 +34,13 @@ Corners = Annotated[
     BeforeValidator(_corners),
     Field(description="x0, y0, x1, y1 in pixels of the upright picture", examples=[[40, 20, 300, 420]]),
 ]
+
+
+_CORNERS = {  # in a form
+    "type": "string",
+    "description": "x0,y0,x1,y1 in pixels of the upright picture",
+    "examples": ["40,20,300,420"],
+}
 
 
 class _Strict(BaseModel):
@@ -48,7 +59,7 @@ class Question(_Strict):
     )
     text: str | None = Field(None, max_length=_TEXT, description="words: alone, or with what is looked like")
     box: Corners | None = None
-    where: str | None = Field(None, max_length=_TEXT, examples=["price < 50 and color = 'red'"])
+    where: str | None = Field(None, max_length=_TEXT, description="a filter, as in price < 50")
     top: int = Field(10, ge=1, le=Limits().top)
     offset: int = Field(0, ge=0, le=Limits().deepest)
     regions: Literal["best", "each"] = "best"
@@ -76,22 +87,32 @@ class Inputs(_Strict):
     model: str | None = Field(None, max_length=200)
 
 
-def body(model: type[BaseModel], example: object = None, pictured: bool = True) -> dict[str, Any]:
-    """The body of an operation in OpenAPI: JSON like the example, where `pictured` a form with pictures."""
+def body(
+    model: type[BaseModel], json_example: object = None, form_example: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
+    """The body of an operation in OpenAPI: JSON, a form with pictures, or both, as there are examples.
+
+    That of a form is without its pictures.
+    """
     schema = model.model_json_schema()
     schema = _without_references(schema, schema.pop("$defs", {}))
     content: dict[str, Any] = {}
-    if pictured:
+    if form_example is not None:
         fields: dict[str, Any] = {
-            name: {**each, "type": "string"} if name.endswith("box") else each
+            name: _CORNERS if name.endswith("box") else each
             for name, each in schema["properties"].items()
             if name not in ("item", "vector", "url") or model is Explanation
         }
         picture = {"type": "array", "items": {"type": "string", "format": "binary"}, "maxItems": 16}
-        form = {"type": "object", "properties": {"picture": picture, **fields}, "additionalProperties": False}
-        content["multipart/form-data"] = {"schema": form}
-    if example is not None:
-        content["application/json"] = {"schema": schema, "example": example}
+        form = {
+            "type": "object",
+            "properties": {"picture": picture, **fields},
+            "required": schema.get("required", []),
+            "additionalProperties": False,
+        }
+        content["multipart/form-data"] = {"schema": form, "example": form_example}
+    if json_example is not None:
+        content["application/json"] = {"schema": schema, "example": json_example}
     return {"requestBody": {"required": True, "content": content}}
 
 
@@ -111,7 +132,7 @@ async def asked(
     request: Request, service: Service, model: type[Asked]
 ) -> AsyncIterator[tuple[Asked, list[UploadFile]]]:
     """The fields of a request, JSON or a form, and the pictures of a form, not yet in memory."""
-    service.check_line()
+    service.searches.check()
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if kind == "application/json":
         try:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Annotated, Any, cast
@@ -14,14 +14,15 @@ from fastapi import APIRouter, Depends, Request
 from fastapi.responses import JSONResponse, Response, StreamingResponse
 
 from lookalike.captions import Vocabulary
-from lookalike.errors import BadInput, BadPicture
+from lookalike.errors import BadInput, BadPicture, LookalikeError
 from lookalike.explain import patch_similarity
 from lookalike.refining import Refinement, refined
 from lookalike.server.access import needs
+from lookalike.server.answers import STREAM, About, Answer, Embeddings, Why, answered
 from lookalike.server.pictures import from_base64, original, place_of
-from lookalike.server.problems import Problem
-from lookalike.server.questions import Explanation, Image, Inputs, Question, asked, body
-from lookalike.server.service import Service, service_of
+from lookalike.server.problems import Problem, problem_of
+from lookalike.server.questions import A_PICTURE, Explanation, Image, Inputs, Question, asked, body
+from lookalike.server.service import Service, public_name, service_of
 from lookalike.values import Box, Floats, Hit, Hits, Picture, Region, Row, corners_of
 
 router = APIRouter(prefix="/v1", tags=["search"])
@@ -30,13 +31,15 @@ router = APIRouter(prefix="/v1", tags=["search"])
 @router.post(
     "/search",
     dependencies=[Depends(needs("search"))],
-    openapi_extra=body(Question, {"text": "felt hat", "where": "price < 50", "top": 5}),
+    openapi_extra=body(Question, {"text": "felt hat", "top": 5}, {"top": 5}),
+    **answered(Answer, about=STREAM),
 )
 async def search(request: Request, service: Annotated[Service, Depends(service_of)]) -> Response:
     """The items most like a picture, an item, a descriptor, or words.
 
     With `caption` and `Accept: text/event-stream` hits come at once as the event `hits`, then what became of
-    the caption as `caption`, and, where it changes anything, other hits as `refined`; `done` is last.
+    the caption as `caption`, and, where it changes anything, other hits as `refined`; `done` is last. What
+    goes wrong after the first hits comes as `problem`.
     """
     async with asked(request, service, Question) as (question, files):
         given = [name for name in ("item", "vector", "url") if getattr(question, name) is not None]
@@ -54,6 +57,7 @@ async def search(request: Request, service: Annotated[Service, Depends(service_o
             began = time.perf_counter()
             pictures = [await service.decoder.decode(each) for each in data]
             decode_ms = (time.perf_counter() - began) * 1000
+            await service.stays(request)
             asking = _Asking(service, question, pictures, decode_ms)
             if not question.caption:
                 return JSONResponse(await service.run(asking.answer))
@@ -62,12 +66,18 @@ async def search(request: Request, service: Annotated[Service, Depends(service_o
     if "text/event-stream" in request.headers.get("accept", ""):
         stream = _events(service, asking, steps, first)
         return StreamingResponse(stream, media_type="text/event-stream", headers={"X-Accel-Buffering": "no"})
+    await service.stays(request)
     told = cast("Refinement", await service.later(next, steps))
     service.watch.caption(told.outcome)
     return JSONResponse(asking.document(told.hits or first, told))
 
 
-@router.post("/explain", dependencies=[Depends(needs("search"))], openapi_extra=body(Explanation))
+@router.post(
+    "/explain",
+    dependencies=[Depends(needs("search"))],
+    openapi_extra=body(Explanation, None, {"item": "jacket-1", "sha256": "5c1f" * 16}),
+    **answered(Why),
+)
 async def explain(request: Request, service: Annotated[Service, Depends(service_of)]) -> Response:
     """Why an item was found: which patches of the query and of the item's picture look alike, 0 to 1."""
     async with asked(request, service, Explanation) as (question, files):
@@ -81,6 +91,7 @@ async def explain(request: Request, service: Annotated[Service, Depends(service_
             ours = Region(await service.decoder.decode(await files[0].read()), _box(question.box))
             found = await _found(service, row)
             theirs = Region(found, _box(question.hit_box) or row.box)
+            await service.stays(request)
             alike = await service.run(patch_similarity, service.catalogue.encoder, ours, theirs)
     claims = [claim.text for claim in row.caption.claims if claim.believed] if row.caption else []
     said = {claim.text for claim in Vocabulary.open("fashion").heard(question.words or "")}
@@ -103,7 +114,8 @@ async def explain(request: Request, service: Annotated[Service, Depends(service_
 @router.post(
     "/embeddings",
     dependencies=[Depends(needs("search"))],
-    openapi_extra=body(Inputs, {"input": ["a felt hat"]}, pictured=False),
+    openapi_extra=body(Inputs, {"input": [{"image": A_PICTURE}]}),
+    **answered(Embeddings),
 )
 async def embeddings(request: Request, service: Annotated[Service, Depends(service_of)]) -> dict[str, Any]:
     """Descriptors of words and pictures, as the catalogue's encoder makes them; unit length."""
@@ -129,6 +141,7 @@ async def embeddings(request: Request, service: Annotated[Service, Depends(servi
                 raise Problem(422, f"{encoder.name} has no language", hint)
             rows |= dict(zip(texts, said, strict=True))
         for place, file in files_of.items():
+            await service.stays(request)
             region = Region(await service.decoder.decode(file))
             rows[place] = (await service.run(encoder.pictures, [region]))[0]
     data = [
@@ -139,7 +152,7 @@ async def embeddings(request: Request, service: Annotated[Service, Depends(servi
     return {"object": "list", "model": encoder.name, "data": data, "usage": usage}
 
 
-@router.get("/catalogue", dependencies=[Depends(needs("search"))])
+@router.get("/catalogue", dependencies=[Depends(needs("search"))], **answered(About))
 async def catalogue(service: Annotated[Service, Depends(service_of)]) -> dict[str, Any]:
     """What is searched in, and what filters can ask of it."""
     return await service.run(_about, service)
@@ -190,14 +203,26 @@ class _Asking:
         return told
 
     def refined(self) -> Any:
-        """First hits, then what became of the caption; see `refining.refined`."""
+        """First hits, then what became of the caption; see `refining.refined`.
+
+        It is late at once where too many are being written: nobody is asked.
+        """
         captioner = self.service.captioner
         assert captioner is not None
         question = self.question
+        if captioner.under_way >= self.service.limits.captions:
+            return self._bare()
         return refined(
             self.service.catalogue, captioner, self.pictures[0], _box(question.box), question.where,
             self._wanted, self.service.deadline_s,
         )  # fmt: skip
+
+    def _bare(self) -> Iterator[Hits | Refinement]:
+        started = time.perf_counter()
+        self.service.catalogue.check_query_captions()
+        yield self._search(self.pictures[0], _box(self.question.box))
+        ms = (time.perf_counter() - started) * 1000
+        yield Refinement("late", None, None, ms, ms)
 
     def document(self, hits: Hits, refinement: Refinement | None = None) -> dict[str, Any]:
         """The answer: what was searched, and one page of hits."""
@@ -246,9 +271,17 @@ class _Asking:
 
 async def _events(service: Service, asking: _Asking, steps: Any, first: Hits) -> AsyncIterator[str]:
     yield _event("hits", asking.document(first))
-    told = cast("Refinement", await service.later(next, steps))
+    try:
+        told = cast("Refinement", await service.later(next, steps))
+    except LookalikeError as error:  # the hits stand; the catalogue may have been encoded anew meanwhile
+        if (problem := problem_of(error)) is None:
+            raise
+        yield _event("problem", problem.document())
+        yield _event("done", {})
+        return
     service.watch.caption(told.outcome)
-    yield _event("caption", told.as_json())  # without its error, which may name a server of ours
+    caption = told.as_json()  # without its error, which may name a server of ours
+    yield _event("caption", {**caption, "by": caption["by"] and public_name(caption["by"])})
     if told.hits is not None:
         yield _event("refined", asking.document(told.hits, told))
     yield _event("done", {})
@@ -289,6 +322,7 @@ def _like(service: Service, question: Question) -> Floats | None:
     rows = service.catalogue.store.rows_of(question.item)
     if not rows:
         raise Problem(404, "the catalogue has no such item")
+    service.catalogue.check_encoder()  # these may be another one's already, of another length
     return np.stack([row.vector for row in rows])
 
 

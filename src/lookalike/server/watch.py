@@ -87,7 +87,7 @@ class Watch:
             registry=registry,
         )
         self._encoding = Counter(
-            "lookalike_encoder_busy_seconds", "Time in which the encoder worked.", registry=registry
+            "lookalike_encoder_busy_seconds", "Time that the encoder's passes took.", registry=registry
         )
         self._captions = Counter(
             "lookalike_captions", "What became of queries' captions.", ["outcome"], registry=registry
@@ -101,14 +101,15 @@ class Watch:
         """One stage of a search: decode, region, encode, search, rerank, wait or total."""
         self._stages.labels(name).observe(seconds)
 
-    def waiting(self, requests: int) -> None:
-        self._waiting.set(requests)
+    def count_waiting(self, ask: Callable[[], int]) -> None:
+        """`ask` says how many requests are in line or worked on, whenever metrics are read."""
+        self._waiting.set_function(ask)
 
     def refused(self, why: Refusal) -> None:
         self._refused.labels(why).inc()
 
     def batch(self, size: int, seconds: float) -> None:
-        """One pass of the encoder: how many regions, how long; the seconds' rate is its share of the time."""
+        """One pass of the encoder: how many regions, how long; of parallel passes the seconds add up."""
         self._batches.observe(size)
         self._encoding.inc(seconds)
 

@@ -35,6 +35,10 @@ class LocalView:
         words = table.rewordings(connection)
         self.version = f"{gallery.epoch}.{gallery.last}.{gallery.removals}.{words}"
 
+    @property
+    def fingerprint(self) -> str:
+        return table.fact(self._connection, "fingerprint")
+
     def search(
         self, vectors: Floats, top: int, where: str | None = None, exact: bool = False
     ) -> tuple[Keys, Floats]:

@@ -30,7 +30,7 @@ _SCANNED = 1000  # rows read at a time
 
 
 def fact(connection: sqlite3.Connection, key: str) -> str:
-    """An entry of `meta` that every catalogue has: dim, epoch, run."""
+    """An entry of `meta` that every catalogue has: dim, epoch, run, fingerprint."""
     (value,) = connection.execute("SELECT value FROM meta WHERE key = ?", (key,)).fetchone()
     return str(value)
 

@@ -132,11 +132,12 @@ function command(path, method, { security, parameters = [] }, body) {
 
 function sending(media, { schema = {}, example, examples = {} }) {
   const shown = example ?? Object.values(examples)[0]?.value;
-  const needed = fieldsOf(schema).filter((field) => field.required || kind(field.schema).endsWith("file"));
+  const needed = fieldsOf(schema).filter((field) => field.required || field.name in (shown ?? {}) || kind(field.schema).endsWith("file"));
   if (media === "multipart/form-data") {
     return needed.map(({ name, schema: each }) => {
       if (kind(each).endsWith("file")) return `-F ${name}=@photo.jpg`;
-      return `-F ${quoted(`${name}=${shown?.[name] ?? each.examples?.[0] ?? name.toUpperCase()}`)}`;
+      const value = shown?.[name] ?? each.examples?.[0] ?? name.toUpperCase();
+      return `-F ${quoted(`${name}=${typeof value === "object" ? JSON.stringify(value) : value}`)}`;
     });
   }
   if (media === "application/json") {

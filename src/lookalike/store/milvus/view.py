@@ -48,6 +48,10 @@ class MilvusView:
         under_way = "" if state.revision == state.settled else f".{moment}"
         self.version = f"{build}.{state.revision}{under_way}"
 
+    @property
+    def fingerprint(self) -> str:
+        return self._state.facts[self._build]["fingerprint"]
+
     @cached_property
     def size(self) -> int:
         return self._server.count(self._build, "", self._moment)

@@ -4,19 +4,13 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 
-def lookalike(*arguments: object) -> tuple[int, list[str]]:
-    command = [sys.executable, "-m", "lookalike", "study", *map(str, arguments)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
-    assert not done.stdout
-    return done.returncode, done.stderr.strip().splitlines()
-
-
-def test_wrong_input_is_two_lines(tmp_path: Path) -> None:
+def test_wrong_input_is_two_lines(tmp_path: Path, refused: Callable[..., list[str]]) -> None:
     out = ["--out", tmp_path / "out"]
     (tmp_path / "data").mkdir()
     for arguments, told in (
@@ -24,8 +18,7 @@ def test_wrong_input_is_two_lines(tmp_path: Path) -> None:
         (["captions", *out, "--final", "--data", tmp_path / "data"], ("final set is drawn", "--final out")),
         (["captions", *out, "--captions", tmp_path / "none.jsonl"], ("none.jsonl: cannot be read", "")),
     ):
-        status, lines = lookalike(*arguments)
-        assert status == 1, lines
+        lines = refused("study", *arguments)
         assert 1 <= len(lines) <= 2 and lines[0].startswith("error: ") and told[0] in lines[0], lines
         assert not told[1] or (lines[1].startswith("hint: ") and told[1] in lines[1]), lines
     assert not (tmp_path / "out" / "data").exists()

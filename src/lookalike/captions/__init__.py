@@ -8,7 +8,7 @@ from lookalike.captions.local import Transformers
 from lookalike.captions.pacing import BudgetSpent, Pace
 from lookalike.captions.palette import Palette
 from lookalike.captions.records import FileCaptions, Record, Writing
-from lookalike.captions.running import Unread, records
+from lookalike.captions.running import Unread, is_done, records
 from lookalike.captions.server import Server
 from lookalike.captions.vocabulary import Vocabulary
 
@@ -28,5 +28,6 @@ __all__ = [
     "Unread",
     "Vocabulary",
     "Writing",
+    "is_done",
     "records",
 ]

@@ -51,7 +51,7 @@ def records(
     jobs = (
         job
         for job in (_by_item(listed) if shared else ([entry] for entry in listed))
-        if not all(isinstance(entry, Listed) and _place(entry) in done for entry in job)
+        if not all(is_done(entry, done) for entry in job)
     )
     under_way: set[Future[list[Record | Unread]]] = set()
     pool = ThreadPoolExecutor(width, thread_name_prefix="caption")
@@ -128,5 +128,6 @@ def _by_item(listed: Iterable[Entry]) -> Iterator[list[Entry]]:
         yield list(group)
 
 
-def _place(entry: Listed) -> tuple[str, str, Box | None]:
-    return entry.source, entry.item.id, entry.box
+def is_done(entry: Entry, done: Collection[tuple[str, str, Box | None]]) -> bool:
+    """Whether a region is among those that have their record, see `records`; what is not listed never is."""
+    return isinstance(entry, Listed) and (entry.source, entry.item.id, entry.box) in done

@@ -200,8 +200,7 @@ def _write_on(
 ) -> None:
     """Have a cluster write the records that `out` lacks; `report` notes them."""
     from lookalike import jobs
-    from lookalike.captions import Writing
-    from lookalike.datasets import Listed
+    from lookalike.captions import Writing, is_done
 
     entries, total = listed
     with (
@@ -210,11 +209,7 @@ def _write_on(
         bar("captioning") as on_progress,
     ):
         report.kept = len(file.done)
-        left = (
-            each
-            for each in entries
-            if not (isinstance(each, Listed) and (each.source, each.item.id, each.box) in file.done)
-        )
+        left = (entry for entry in entries if not is_done(entry, file.done))
         engine = jobs.VLLM(form.model, cluster.workers.count or 1)
         for done, record in enumerate(cluster.captions(left, form, engine), start=report.kept + 1):
             report.note(record, file)

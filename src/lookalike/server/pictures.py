@@ -223,9 +223,8 @@ async def _made(making: _Making, service: Service, rows: list[Row], width: int, 
             content = await run_in_threadpool(_shrunk, picture, width)
             with suppress(CatalogueError):  # where nothing can be written they are made each time
                 await run_in_threadpool(_put, path, content)
-    if not await run_in_threadpool(
-        service.catalogue.store.find, [rows[0].sha256]
-    ):  # it was removed meanwhile
+    find = service.catalogue.store.find
+    if not await run_in_threadpool(find, [rows[0].sha256]):  # it was removed meanwhile
         with suppress(OSError):
             path.unlink()
     return content

@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from lookalike.encoders.adapted import SHARE
+from lookalike.encoders.adapted import mixed
 from lookalike.errors import BadInput
 from lookalike.learn.models.adapted import Adapted
 from lookalike.learn.recipes import Recipe
@@ -30,7 +30,7 @@ from lookalike.learn.train import Trainer
 from lookalike.study.guards import Guarding
 from lookalike.study.material import Material
 from lookalike.study.results import Measure, Result
-from lookalike.values import Floats, Progress, unit
+from lookalike.values import Floats, Progress
 
 BARE = "bare"
 FREE = "contrast+box"  # the arm that is the best training without captions
@@ -244,7 +244,7 @@ class Looking:
         """Descriptors (N, D) of all regions, with the captions of a source."""
         found, said = self._described(source, view.guard, place if view.guard else "")
         if view.mixed:
-            found = replace(found, language=unit(found.language + SHARE * said))
+            found = replace(found, language=mixed(found.language, said))
         if view.mixed == "alone":
             found = replace(found, identity=self._bare.identity)
         return found.descriptors(self._model.language)

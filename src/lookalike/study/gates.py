@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from lookalike.calibration import GATES, SURE, sure_from
 from lookalike.datasets import Side
-from lookalike.encoders.adapted import SHARE
+from lookalike.encoders.adapted import mixed
 from lookalike.evaluation.intervals import Values
 from lookalike.learn.models.adapted import Adapted
 from lookalike.learn.sampling import NO_IDENTITY
@@ -29,7 +29,7 @@ from lookalike.study.material import Material
 from lookalike.study.results import Results
 from lookalike.study.tables import grid
 from lookalike.study.ways import TRAIN, both
-from lookalike.values import Floats, Keys, unit
+from lookalike.values import Floats, Keys
 
 LISTED = 10  # items that the gate "disagreement" compares
 GATED = (ORACLE, "palette")  # sources whose captions are to be saved
@@ -129,7 +129,7 @@ def _looked(model: Adapted, material: Material, source: str, part: str) -> Suren
     cells, said = material.parts[part], material.one_each(source, part)
     bare, told = (described(model, cells, material.texts, captions) for captions in (None, said))
     there = np.array([[bool(caption)] for caption in said], np.float32)
-    told = replace(told, language=unit(told.language + SHARE * there * told.text))
+    told = replace(told, language=mixed(told.language, there * told.text))
     return sureness(cells, bare, told, model.language)
 
 

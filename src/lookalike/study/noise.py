@@ -147,7 +147,7 @@ def _rows(arms: Mapping[str, str], ways: Sequence[Way], place: str, rates: Seque
 
 def _unasked() -> list[Row]:
     """Bare queries in the galleries with right captions that captioned queries are asked in."""
-    ways = [way for way in WAYS if way.guard in ("", "chance") and way.label != "pixels alone"]
+    ways = [way for way in WAYS if way.guard == "chance" or not way.checked]
     return [
         Row(f"all, {way.label}, bare queries in that gallery", TOLD, way.view("gallery", 0).name, IMAGE)
         for way in ways

@@ -111,6 +111,36 @@ def test_what_is_finished_is_not_done_again(place: Place, monkeypatch: pytest.Mo
             run(other, 0, material_of, folder, {})
 
 
+def test_another_part_is_measured_without_training_again(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The final part, here the same regions under that name: the figures have to be the same."""
+    trained = replace(RIVAL, name="pooled", rival="superglobal")
+    folder = place.folder / "runs"
+    arms, found = [replace(READS, seeds=1), trained], place.opened()
+    first = [run(arm, 1, found, folder / arm.name, {"command": "first"}) for arm in arms]
+
+    def untrained(*_: object, **__: object) -> None:
+        raise AssertionError("was trained again")
+
+    monkeypatch.setattr("lookalike.study.arms.Trainer", untrained)
+    monkeypatch.setattr("lookalike.study.arms.train_rival", untrained)
+    (place.folder / "tokens" / "validation").rename(place.folder / "tokens" / "final")
+    for file in (place.folder / "sources").glob("*.validation.*"):
+        file.rename(file.with_name(file.name.replace(".validation.", ".final.")))
+    sources = {part.replace("validation", "final"): of for part, of in place.sources.items()}
+    final = replace(place, parts=("training", "tuning", "final"), sources=sources).opened()
+    again = [run(arm, 1, final, folder / arm.name, {"command": "second"}) for arm in arms]
+    assert numbers(again) == numbers(first)
+    for before, after in zip(first, again, strict=True):
+        assert after.seconds == pytest.approx(before.seconds, abs=0.01) and after.about["command"] == "second"
+        kept = sorted(file.name for file in (folder / before.arm).glob("*a*.json"))
+        assert {"final.json", "validation.json"} <= set(kept)
+    with pytest.raises(BadInput, match="trained in another way"):  # known from the other part's file
+        (folder / "pooled" / "final.json").unlink()
+        run(replace(trained, recipe=recipe("compact", [*TINY, "lr=1e-2"])), 1, final, folder / "pooled", {})
+
+
 def test_an_error_in_a_process_is_one_clear_line(place: Place) -> None:
     arms = [replace(FREE, name="many", recipe=recipe("compact", ["p=500"])), replace(READS, seeds=1)]
     for jobs in (1, 2):

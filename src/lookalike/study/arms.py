@@ -14,7 +14,7 @@ from lookalike.encoders.adapted import mixed
 from lookalike.errors import BadInput
 from lookalike.learn.models.adapted import Adapted
 from lookalike.learn.recipes import Recipe
-from lookalike.learn.rivals import train_rival, verified
+from lookalike.learn.rivals import load_rival, train_rival, verified
 from lookalike.learn.saved import Saved, load, save
 from lookalike.learn.scoring import (
     Described,
@@ -28,7 +28,7 @@ from lookalike.learn.session import new_model
 from lookalike.learn.sources import Source, Variant
 from lookalike.learn.train import Trainer
 from lookalike.study.guards import Guarding
-from lookalike.study.material import Material
+from lookalike.study.material import MEASURED, Material
 from lookalike.study.results import Measure, Result
 from lookalike.values import Floats, Progress
 
@@ -106,14 +106,16 @@ def run(
 ) -> Result:  # fmt: skip
     """Train and measure, or what an earlier run left in `folder`; views that lack are measured.
 
-    BadInput where the folder holds a run of another arm, or on other captions.
+    What was trained and measured on another part of the data is only measured. BadInput where the folder
+    holds a run of another arm, or on other captions.
     """
     key = arm.key | ({"given": material.given} if material.given else {})
     file = folder / f"{material.measured}.json"
     kept = Result.read(file)
-    if kept is not None and kept.about["key"] != key:
+    trained = kept or next(filter(None, (Result.read(folder / f"{part}.json") for part in MEASURED)), None)
+    if trained is not None and trained.about["key"] != key:
         raise BadInput(
-            f"{folder} holds a run of {kept.arm} that was trained in another way",
+            f"{folder} holds a run of {trained.arm} that was trained in another way",
             "delete it, or name another folder",
         )
     wanted = {view.name: view for view in arm.views}
@@ -121,7 +123,7 @@ def run(
         return kept
     folder.mkdir(parents=True, exist_ok=True)
     if arm.rival:
-        result = _rival(arm, seed, material, folder, on_progress)
+        result = _rival(arm, seed, material, folder, trained, on_progress)
     else:
         result = _adapted(arm, seed, material, folder, wanted, kept, on_progress)
     result = replace(result, about={**about, "key": key, **result.about})
@@ -189,12 +191,18 @@ def _train(arm: Arm, seed: int, material: Material, folder: Path, on_progress: P
     (folder / "state.pt").unlink()
 
 
-def _rival(arm: Arm, seed: int, material: Material, folder: Path, on_progress: Progress | None) -> Result:
-    source = _source(arm, material)
-    began = time.process_time()
-    rival = train_rival(arm.rival, source, material.texts, seed, arm.recipe, on_progress)
-    seconds = time.process_time() - began
-    rival.save(folder)
+def _rival(
+    arm: Arm, seed: int, material: Material, folder: Path, trained: Result | None,
+    on_progress: Progress | None,
+) -> Result:  # fmt: skip
+    if trained is not None:
+        rival, seconds = load_rival(folder), trained.seconds
+    else:
+        began = time.process_time()
+        source = _source(arm, material)
+        rival = train_rival(arm.rival, source, material.texts, seed, arm.recipe, on_progress)
+        seconds = time.process_time() - began
+        rival.save(folder)
     tuned, found = (rival.describe(part) for part in (material.parts["tuning"], material.queried))
     facts = {"tuning mAP": float(np.nanmean(measured(material.parts["tuning"], tuned, tuned).ap))}
     measures = {BARE: measured(material.queried, found, found)}

@@ -21,7 +21,7 @@ from lookalike.evaluation.harness import usual_split
 from lookalike.learn.recipes import Recipe, recipe
 from lookalike.learn.session import Stage, captioned, parts
 from lookalike.study.arms import Arm, View, sources_of
-from lookalike.study.material import prepare, to_be_had
+from lookalike.study.material import MEASURED, prepare, to_be_had
 from lookalike.study.results import Results
 from lookalike.study.running import Place, conduct
 from lookalike.study.tables import Table, as_json, figures_of, markdown
@@ -136,7 +136,7 @@ def _conducted(
     measured, tested = dataset, usual_split(dataset)
     if plan.final:
         measured, tested = _data(out / "final", plan, FINAL_SEED, stage), "validation"
-    part = "final" if plan.final else "validation"
+    part = MEASURED[plan.final]
     splits = {"training": (training, split), "tuning": (training, held_out), part: (measured, tested)}
     trained = _identities(training, split)
     if not plan.final and (both := trained & _identities(measured, tested)):

@@ -36,6 +36,7 @@ from lookalike.settings import Asking, open_captioner
 from lookalike.values import Caption, Progress
 from lookalike.words import sentences
 
+MEASURED = ("validation", "final")  # parts that a study may measure on, one at a time
 VIEWS = 4  # of each region, for training
 _PALETTE, _ORACLE, _UNCHECKED = "palette", "oracle-", " unchecked"
 WIDTH = 8  # pictures that a captioner is asked about at a time

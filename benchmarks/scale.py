@@ -2,7 +2,7 @@
 
     python benchmarks/scale.py growth --out growth.json             10,000 to 1,000,000 rows in real stores
     python benchmarks/scale.py compressed --out compressed.json     10,000,000 rows as product-quantised codes
-    python benchmarks/scale.py draw growth.json compressed.json --out docs/images/scale.svg
+    python benchmarks/scale.py draw docs/scale/growth.json docs/scale/compressed.json --out docs/images/scale.svg
 
 `growth` is `benchmarks/store.py` at several sizes. `compressed` is faiss alone: what a catalogue of that size
 would take if its search held codes of a quarter of a byte a number in memory, and looked at whole
@@ -173,7 +173,7 @@ def _told(figures: dict[str, float]) -> str:
 
 
 def drawn(grown: dict[str, Any], packed: dict[str, Any], out: Path) -> None:
-    """Time of a search, time to build and bytes by the number of rows, with what they follow."""
+    """Time of a search, recall, time to build and bytes by the number of rows, with what they follow."""
     import matplotlib as mpl
 
     mpl.use("svg")
@@ -183,7 +183,7 @@ def drawn(grown: dict[str, Any], packed: dict[str, Any], out: Path) -> None:
     rows = np.array([figures["rows"] for figures in grown["figures"]], float)
     many = np.logspace(4, 9, 60)
     told = packed["figures"]
-    figure, (time_of, build_of, bytes_of) = plt.subplots(1, 3, figsize=(13, 4))
+    figure, ((time_of, recall_of), (build_of, bytes_of)) = plt.subplots(2, 2, figsize=(10, 8))
     for name, label in (("exact top-400: ms", "exact"), ("graph top-400: ms", "graph (HNSW)")):
         values = np.array([figures[name] for figures in grown["figures"]])
         line = time_of.plot(rows, values, "o", label=label)[0]
@@ -193,6 +193,12 @@ def drawn(grown: dict[str, Any], packed: dict[str, Any], out: Path) -> None:
         time_of.plot(many, np.maximum(model, values.min() / 2), "--", color=line.get_color(), lw=1)
     best = told["probes"]["64"]
     time_of.plot([told["rows"]], [best["with descriptors: ms"]], "s", label="codes + descriptors")
+    for name, mark in (("recall@10", "o-"), ("recall@400", "v-")):
+        found = [figures[f"graph: {name}"] for figures in grown["figures"]]
+        line = recall_of.plot(rows, found, mark, label=f"graph (HNSW), {name}")[0]
+        kept = best[f"with descriptors: {name}"]
+        label = f"codes + descriptors, {name}"
+        recall_of.plot([told["rows"]], [kept], "s", fillstyle="none", color=line.get_color(), label=label)
     built = np.array([figures["graph: build s"] for figures in grown["figures"]])
     line = build_of.plot(rows, built, "o", label="graph (HNSW)")[0]
     scale = np.exp(np.mean(np.log(built / (rows * np.log(rows)))))
@@ -211,10 +217,16 @@ def drawn(grown: dict[str, Any], packed: dict[str, Any], out: Path) -> None:
         (time_of, "the best 400 of one query, ms"),
         (build_of, "to build, s, two cores"),
         (bytes_of, "GB"),
+        (recall_of, "recall of exact search"),
     ):
-        axes.set(title=title, xscale="log", yscale="log", xlabel="rows (dashed: what they follow)")
+        measured_only = axes is recall_of  # no model is drawn: it falls, how far is not known
+        axes.set(
+            title=title, xscale="log", yscale="linear" if measured_only else "log",
+            xlabel="rows" if measured_only else "rows (dashed: what they follow)",
+        )  # fmt: skip
         axes.legend(frameon=False, fontsize=8)
         axes.grid(alpha=0.3)
+    recall_of.set_ylim(0.9, 1.005)
     figure.tight_layout()
     figure.savefig(out, metadata={"Date": None})
 

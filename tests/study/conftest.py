@@ -4,32 +4,17 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from looked_at import PARTS, SOURCES, silent, splits
 
 from lookalike.captions import FileCaptions
-from lookalike.datasets import Dataset, open_dataset
+from lookalike.datasets import open_dataset
 from lookalike.datasets.street2shop import make
 from lookalike.study import material
 from lookalike.study.running import Place
-from lookalike.values import Progress
-
-PARTS = ("training", "tuning", "validation")
-SOURCES = {
-    "training": ["annotation", "palette"],
-    "tuning": ["annotation", "palette"],
-    "validation": ["annotation", "oracle-0.0", "oracle-1.0", "palette", "palette unchecked", "shuffled"],
-}
-
-
-def silent(what: str) -> Progress:
-    return lambda done, total: None
-
-
-def splits(dataset: Dataset) -> Mapping[str, tuple[Dataset, str]]:
-    return {part: (dataset, part) for part in PARTS}
 
 
 @pytest.fixture(scope="session")

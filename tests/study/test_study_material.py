@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import psutil
 import pytest
+from looked_at import PARTS, SOURCES
 
 from ending import await_ended
 from lookalike.captions import FileCaptions
@@ -27,8 +28,6 @@ from lookalike.study.running import Place
 
 @pytest.fixture(scope="module")
 def material(base: Path) -> Material:
-    from conftest import PARTS, SOURCES
-
     return opened(PARTS, SOURCES, base)
 
 
@@ -163,7 +162,7 @@ def test_a_killed_captioning_goes_on_and_its_server_ends(base: Path, place: Plac
 import sys
 from pathlib import Path
 sys.path.insert(0, sys.argv[1])
-from conftest import silent
+from looked_at import silent
 from lookalike.datasets import open_dataset
 dataset = open_dataset(Path(sys.argv[2]))
 from lookalike.study import material

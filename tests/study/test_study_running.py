@@ -155,7 +155,7 @@ import sys
 from pathlib import Path
 signal.signal(signal.SIGINT, signal.default_int_handler)  # who started the tests may have it ignored
 sys.path.insert(0, sys.argv[1])
-from conftest import PARTS, SOURCES
+from looked_at import PARTS, SOURCES
 from lookalike.learn.recipes import Recipe, recipe
 from lookalike.learn.saved import Saved, save
 from lookalike.learn.scoring import queries

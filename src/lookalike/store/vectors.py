@@ -203,7 +203,8 @@ class Gallery:
         def best(piece: tuple[Halves, Keys, Mask]) -> tuple[Keys, Floats]:
             return _best(queries, *piece, top)
 
-        return _merged(list(threads.map(best, pieces) if few else map(best, pieces)), top)
+        shared = few and len(pieces) > 1  # a thread for one piece is a way there and back for nothing
+        return _merged(list(threads.map(best, pieces) if shared else map(best, pieces)), top)
 
     def _of(self, items: Keys) -> Mask:
         """Which rows belong to these items. Item keys are small numbers, so a table is the fastest way."""

@@ -1,6 +1,7 @@
 """The data doctor: what is planted is found, once and under its name; what is sound stays unmentioned."""
 
 import json
+import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import cache
@@ -18,6 +19,7 @@ from lookalike.datasets.photos import write_table
 from lookalike.errors import BadInput, WrongEncoder
 from lookalike.evaluation.doctor import examine_catalogue, examine_dataset
 from lookalike.evaluation.doctor.diagnosis import KINDS, SEVERITIES, SHOWN, Diagnosis, Finding, draw_findings
+from lookalike.server.access import Keys
 from lookalike.settings import Settings
 from lookalike.testing import ThumbnailEncoder, drawing
 from lookalike.values import Box, Pixels
@@ -444,6 +446,23 @@ def test_pictures_that_are_gone_or_changed(
     found = {finding.kind: ids(finding) for finding in diagnosis.findings}
     assert found == {"lost picture": ["thing-3"], "changed picture": ["thing-4"]}
     assert diagnosis.sound, "it can still be searched"
+
+
+def test_keys_that_others_can_reach_and_a_full_disk(
+    goods: list[dict[str, object]], shop: Callable[..., Catalogue], tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    catalogue, folder = shop(goods[:4]), tmp_path / "shop"
+    assert examine_catalogue(catalogue, None, folder).findings == ()
+    Keys(folder).new("search")
+    assert examine_catalogue(catalogue, None, folder).findings == ()
+    (folder / "keys.json").chmod(0o640)
+    assert only(examine_catalogue(catalogue, None, folder)).kind == "keys open to others"
+    (folder / "keys.json").chmod(0o600)
+    usage = shutil.disk_usage(folder)._replace(free=catalogue.store.bytes_on_disk() - 1)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage)
+    finding = only(examine_catalogue(catalogue, None, folder))
+    assert (finding.kind, finding.severity) == ("little room", "warning")
 
 
 def test_one_picture_under_two_items(

@@ -151,11 +151,13 @@ def doctor(
     from lookalike.datasets import open_dataset
     from lookalike.evaluation import doctor
     from lookalike.settings import open_catalogue, store_exists
+    from lookalike.store import is_address
 
     with bar("examining") as on_progress:
         if store_exists(subject):
             with open_catalogue(subject, create=False) as catalogue:
-                found = doctor.examine_catalogue(catalogue, on_progress)
+                folder = None if is_address(subject) else Path(subject)
+                found = doctor.examine_catalogue(catalogue, on_progress, folder)
         else:
             dataset = open_dataset(Path(subject))
             found = doctor.examine_dataset(dataset, descriptors, splits, encoder, on_progress)

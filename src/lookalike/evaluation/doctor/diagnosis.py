@@ -44,6 +44,8 @@ KINDS = {  # worst first; a note may well be right as it is
     "lost picture": "warning",
     "changed picture": "warning",
     "unfaithful index": "warning",
+    "keys open to others": "warning",
+    "little room": "warning",
     "box partly outside the picture": "note",
     "identity on one side only": "note",
     "unlike pictures": "note",

@@ -8,8 +8,9 @@ goes through the product's own path and never compares all with all.
 from __future__ import annotations
 
 import hashlib
+import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from itertools import combinations
 from pathlib import Path
@@ -233,13 +234,17 @@ def _almost_the_same(catalogue: Catalogue, regions: Regions) -> Iterator[Finding
             yield Finding(conflict.almost, message, places, near.score)
 
 
-def examine_catalogue(catalogue: Catalogue, on_progress: Progress | None = None) -> Diagnosis:
+def examine_catalogue(
+    catalogue: Catalogue, on_progress: Progress | None = None, folder: Path | None = None
+) -> Diagnosis:
     """What is wrong with a catalogue: its table and index, its pictures on disk, its items.
 
-    Every picture's file is read again.
+    Every picture's file is read again. `folder` is where a service keeps its keys and has its disk.
     """
     checked = upkeep.verify(catalogue)
     findings = [Finding("fault in the catalogue", problem) for problem in checked.problems]
+    if folder is not None:
+        findings += _examine_folder(folder, catalogue.store.bytes_on_disk())
     recall = min(checked.recall_at_10, checked.recall_at_400)
     if recall < FAITHFUL:
         message = f"the index finds {recall:.0%} of what exact search finds: add something, or reindex"
@@ -264,6 +269,21 @@ def examine_catalogue(catalogue: Catalogue, on_progress: Progress | None = None)
             message = f"{near.items[0]} and {near.items[1]} {words} ({near.score:.3f})"
             findings.append(Finding(f"{kind}, two items", message, places, near.score))
     return Diagnosis.of("the catalogue", upkeep.info(catalogue), findings)
+
+
+def _examine_folder(folder: Path, taken: int) -> Iterator[Finding]:
+    keys = folder / "keys.json"
+    with suppress(FileNotFoundError):
+        if keys.stat().st_mode & 0o077:
+            message = f"{keys.name} can be read or written by other users: chmod 600 {shown(keys)}"
+            yield Finding("keys open to others", message)
+    free = shutil.disk_usage(folder).free
+    if free < taken:
+        message = (
+            f"{free / 1e9:.1f} GB are free, and the catalogue takes {taken / 1e9:.1f}: "
+            "a snapshot, or another encoder, needs as much again"
+        )
+        yield Finding("little room", message)
 
 
 def _examine_rows(view: View, on_progress: Progress | None) -> Iterator[Finding]:

@@ -2,7 +2,7 @@
 
     python benchmarks/scale.py growth --out growth.json             10,000 to 1,000,000 rows in real stores
     python benchmarks/scale.py compressed --out compressed.json     10,000,000 rows as product-quantised codes
-    python benchmarks/scale.py draw docs/scale/growth.json docs/scale/compressed.json --out docs/images/scale.svg
+    python benchmarks/scale.py draw docs/scale/{growth,compressed}.json --out docs/images/scale.svg
 
 `growth` is `benchmarks/store.py` at several sizes. `compressed` is faiss alone: what a catalogue of that size
 would take if its search held codes of a quarter of a byte a number in memory, and looked at whole

@@ -14,7 +14,7 @@ from making import DIM, row, vectors
 from lookalike import objects
 from lookalike.datasets import Listed, Unlisted
 from lookalike.errors import BadInput, CatalogueError, LookalikeError, WrongEncoder
-from lookalike.store import Build, LocalStore, Plan, Planned
+from lookalike.store import Build, LocalStore, Plan, Planned, plans
 from lookalike.store.parquet import packed, unpacked
 from lookalike.values import Box, Caption, Claim, Counts, Item, Row
 
@@ -248,12 +248,16 @@ def entries(count: int) -> list[Planned]:
     ]
 
 
-def test_a_plan_is_written_once(uri: str) -> None:
+@pytest.mark.parametrize("together", [1, 12, 10_000])  # entries that are kept together
+def test_a_plan_is_written_once(uri: str, together: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(plans, "TOGETHER", together)
     sources = ["/odd-\udcff", "s3://bucket/pictures"]
     plan = Plan.make(uri, sources, iter(entries(23)), size=5)
     assert (plan.listed, plan.fragments, plan.size) == (23, 5, 5)
-    read = [each for number in range(5) for each in Plan.open(uri).entries(number)]
+    read = [each for number in range(5) for each in plan.entries(number)]
     assert read == entries(23)
+    assert [len(plan.entries(number)) for number in range(5)] == [5, 5, 5, 5, 3]
+    assert Plan.open(uri) == plan and Plan.open(uri).entries(3) == plan.entries(3)
     assert [getattr(each.entry, "row", None) for each in read] == [
         getattr(each.entry, "row", None) for each in entries(23)
     ]

@@ -7,11 +7,13 @@ whatever the address is.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from itertools import islice
 from typing import Any, cast
 
 from lookalike.jobs.orders import Order, Outcome, Workers
 from lookalike.jobs.working import Worker
 
+AT_ONCE = 10_000  # fragments of a round: Ray's leader keeps 8 kB for each
 ROUNDS = 3  # without a fragment made, one after the other: then one of them kills whoever makes it
 
 
@@ -26,7 +28,7 @@ class Conductor:
 
 
 def _outcomes(fragments: Sequence[int], order: Order, workers: Workers) -> Iterator[Outcome]:
-    """All fragments' outcomes; those that were lost with their workers are made again when the rest is done.
+    """All fragments' outcomes; those that were lost with their workers are made again in a later round.
 
     Ray's own retries are not used. They bind a fragment to its worker, which may wait for room while others
     are free, and they do not cover a machine that is gone but not yet missed.
@@ -34,7 +36,7 @@ def _outcomes(fragments: Sequence[int], order: Order, workers: Workers) -> Itera
     remaining, idle = dict.fromkeys(fragments), 0
     while remaining and idle < ROUNDS:
         idle += 1
-        for outcome in _round(list(remaining), order, workers):
+        for outcome in _round(list(islice(remaining, AT_ONCE)), order, workers):
             del remaining[outcome["fragment"]]
             idle = 0
             yield outcome

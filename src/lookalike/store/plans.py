@@ -7,7 +7,7 @@ import json
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -20,8 +20,9 @@ from lookalike.store.parquet import ABOUT, about_of, arrow, attributes_as_json, 
 from lookalike.store.table import from_text, to_text
 from lookalike.values import Box, Item
 
-VERSION = 1
+VERSION = 2
 FILE = "plan.parquet"
+TOGETHER = 10_000  # entries of a row group, more or less: the footer tells of each, and every worker reads it
 
 
 class Planned(NamedTuple):
@@ -33,7 +34,10 @@ class Planned(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """The plan at a build's `uri`: `listed` entries of `sources`, in `fragments` of at most `size`."""
+    """The plan at a build's `uri`: `listed` entries of `sources`, in `fragments` of at most `size`.
+
+    Whoever reads many fragments should keep it: the file's footer is read once, when it is opened.
+    """
 
     uri: str
     sources: tuple[str, ...]
@@ -41,6 +45,8 @@ class Plan:
     listed: int
     fragments: int
     digest: str  # of all entries
+    together: int  # fragments in a row group
+    _footer: Any = field(repr=False, compare=False)
 
     @classmethod
     def make(cls, uri: str, sources: Sequence[str], planned: Iterable[Planned], size: int) -> Plan:
@@ -68,9 +74,12 @@ class Plan:
             about = about_of(file.schema_arrow)
             if about["version"] > VERSION:
                 raise CatalogueError(f"{uri}: its plan was written by a newer lookalike", "update this one")
-            rows, groups = file.metadata.num_rows, file.metadata.num_row_groups
+            listed, size = file.metadata.num_rows, about["size"]
             digest = file.metadata.metadata[b"digest"].decode()
-            return cls(uri, tuple(map(from_text, about["sources"])), about["size"], rows, groups, digest)
+            return cls(
+                uri, tuple(map(from_text, about["sources"])), size, listed, -(-listed // size), digest,
+                about["together"], file.metadata,
+            )  # fmt: skip
 
     def check(self, sources: Sequence[str]) -> None:
         """CatalogueError unless it was made of these sources."""
@@ -86,18 +95,20 @@ class Plan:
 
     def entries(self, fragment: int) -> list[Planned]:
         """What is listed in a fragment, numbered from 0."""
-        with _file(self.uri) as file:
-            return [_planned(row) for row in file.read_row_group(fragment).to_pylist()]
+        group, place = divmod(fragment, self.together)
+        with _file(self.uri, self._footer) as file:
+            rows = file.read_row_group(group).slice(place * self.size, self.size)
+            return [_planned(row) for row in rows.to_pylist()]
 
 
 @contextmanager
-def _file(uri: str) -> Iterator[Any]:
-    """A plan's Parquet file; CatalogueError where it is damaged."""
+def _file(uri: str, footer: Any = None) -> Iterator[Any]:
+    """A plan's Parquet file, its footer if that is known; CatalogueError where it is damaged."""
     pa, pq = arrow()
     path = objects.join(uri, FILE)
     with objects.opened(path) as file:
         try:
-            yield pq.ParquetFile(file, page_checksum_verification=True)
+            yield pq.ParquetFile(file, metadata=footer, page_checksum_verification=True)
         except (pa.ArrowException, ValueError, KeyError, TypeError, BadInput):
             raise CatalogueError(f"{path}: damaged, or no plan", "build somewhere else") from None
 
@@ -112,15 +123,19 @@ def _write(path: Path, sources: Sequence[str], planned: Iterable[Planned], size:
             "box": pa.list_(pa.float64()), "row": pa.int64(), "error": text,
         }
     )  # fmt: skip
-    about = {"version": VERSION, "sources": [to_text(source) for source in sources], "size": size}
+    together = max(1, TOGETHER // size)
+    about = {
+        "version": VERSION, "sources": [to_text(source) for source in sources], "size": size,
+        "together": together,
+    }  # fmt: skip
     digest, listed = hashlib.sha256(), 0
     remaining = iter(planned)
     with pq.ParquetWriter(
         path, schema.with_metadata({ABOUT: json.dumps(about)}), compression="zstd", write_page_checksum=True
     ) as writer:
-        while rows := [_recorded(each) for each in islice(remaining, size)]:
+        while rows := [_recorded(each) for each in islice(remaining, together * size)]:
             digest.update(json.dumps(rows).encode())
-            writer.write_table(pa.Table.from_pylist(rows, schema), row_group_size=size)
+            writer.write_table(pa.Table.from_pylist(rows, schema), row_group_size=len(rows))
             listed += len(rows)
         writer.add_key_value_metadata({"digest": digest.hexdigest()})
     return listed

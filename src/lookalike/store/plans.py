@@ -69,11 +69,14 @@ class Plan:
 
     @classmethod
     def open(cls, uri: str) -> Plan:
-        """NoObject where there is none; CatalogueError where it is damaged, or of a later version."""
+        """NoObject where there is none; CatalogueError where it is damaged, or of another version."""
         with _file(uri) as file:
             about = about_of(file.schema_arrow)
-            if about["version"] > VERSION:
-                raise CatalogueError(f"{uri}: its plan was written by a newer lookalike", "update this one")
+            if about["version"] != VERSION:
+                raise CatalogueError(
+                    f"{uri}: its plan was written by another version of lookalike",
+                    "go on with that one, or build somewhere else",
+                )
             listed, size = file.metadata.num_rows, about["size"]
             digest = file.metadata.metadata[b"digest"].decode()
             return cls(

@@ -213,17 +213,14 @@ def drawn(grown: dict[str, Any], packed: dict[str, Any], out: Path) -> None:
         bytes_of.plot(many, many * values[-1] / rows[-1] / 1e9, "--", color=line.get_color(), lw=1)
     codes = told["bytes a row in memory"] * told["rows"] / 1e9
     bytes_of.plot([told["rows"]], [codes], "s", label="codes, in memory")
-    for axes, title in (
-        (time_of, "the best 400 of one query, ms"),
-        (build_of, "to build, s, two cores"),
-        (bytes_of, "GB"),
-        (recall_of, "recall of exact search"),
+    modelled = "rows (dashed: what they follow)"
+    for axes, title, upwards, across in (
+        (time_of, "the best 400 of one query, ms", "log", modelled),
+        (build_of, "to build, s, two cores", "log", modelled),
+        (bytes_of, "GB", "log", modelled),
+        (recall_of, "recall of exact search", "linear", "rows"),  # it falls: how far is not known
     ):
-        measured_only = axes is recall_of  # no model is drawn: it falls, how far is not known
-        axes.set(
-            title=title, xscale="log", yscale="linear" if measured_only else "log",
-            xlabel="rows" if measured_only else "rows (dashed: what they follow)",
-        )  # fmt: skip
+        axes.set(title=title, xscale="log", yscale=upwards, xlabel=across)
         axes.legend(frameon=False, fontsize=8)
         axes.grid(alpha=0.3)
     recall_of.set_ylim(0.9, 1.005)

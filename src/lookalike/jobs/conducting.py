@@ -13,7 +13,7 @@ from typing import Any, cast
 from lookalike.jobs.orders import Order, Outcome, Workers
 from lookalike.jobs.working import Worker
 
-AT_ONCE = 10_000  # fragments of a round: Ray's leader keeps 8 kB for each
+AT_ONCE = 10_000  # fragments of a round: Ray's leader keeps 7 kB for each
 ROUNDS = 3  # without a fragment made, one after the other: then one of them kills whoever makes it
 
 
